@@ -1,1 +1,13 @@
-//! coordination
+//! Who is alive, and who may: nodes, leaders, and which versions every node must have.
+//!
+//! [`Coordination`] is the port; [`zookeeper`] and [`record`] (which stands on the `store`) are its two adapters and
+//! run one contract suite (`tests/it/contract/`). The words session, ensemble, znode and czxid mean what ZooKeeper
+//! means by them and stay inside this crate.
+
+mod error;
+mod port;
+pub mod record;
+pub mod zookeeper;
+
+pub use error::CoordinationError;
+pub use port::{Coordination, Lead, Link, Membership, VersionNotice};

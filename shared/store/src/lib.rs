@@ -1,1 +1,35 @@
-//! store
+//! The record: what is true about executions, logs, models and nodes.
+//!
+//! [`Record`] is the port; [`postgres`] and [`sqlite`] are its two adapters and run one contract suite
+//! (`tests/it/contract/`). Its four hot writes take **batches**: [`Writer`] collects what arrived while the batch before
+//! was in flight and writes that as the next one (group commit), so callers await single rows and the database sees few
+//! statements.
+//!
+//! Four rules hold for every operation:
+//!
+//! - **One guarded statement.** Each change names the state and the attempt it expects; who comes late changes nothing
+//!   and is told so.
+//! - **The record's clock.** No caller passes an absolute time that is compared with anything but the database's clock.
+//! - **Repeating is harmless.** An operation whose answer was lost may be sent again as it was: a claim is recognised
+//!   by its `claim_id`, a log batch by the base it expects, an ending by its attempt.
+//! - **A deadline.** Every call ends in time, with [`StoreError::Timeout`] if need be; its outcome is then unknown, and
+//!   the connection it used is thrown away.
+
+mod error;
+mod execution;
+mod model;
+mod node;
+pub mod postgres;
+mod record;
+pub mod sqlite;
+mod writer;
+
+pub use error::{Recovery, StoreError};
+pub use execution::{
+    Acceptance, AlreadyEnded, Append, Appended, Claim, ClaimAnswer, ClaimRequest, Conclusion, Dispatch,
+    ExecutionFilter, ExecutionRow, Finish, Finished, LoggedLine, NewExecution, Renewal, Requeue, Rescued,
+    Settlement,
+};
+pub use model::{PushVersion, PushedVersion, VersionRow};
+pub use node::{Leadership, NodeEvent, NodeEventKind};
+pub use record::{CancelAnswer, Record};

@@ -1,0 +1,318 @@
+use std::time::Duration;
+
+use async_trait::async_trait;
+use domain::{Ending, ExecuteId, ModelName, NodeId, Payload, QueueName, TenantId, VersionSelector};
+use protocol::NodeInfo;
+
+use crate::{
+    Acceptance, Append, Appended, ClaimAnswer, ClaimRequest, Conclusion, Dispatch, ExecutionFilter,
+    ExecutionRow, Finish, Finished, Leadership, LoggedLine, NewExecution, NodeEvent, NodeEventKind,
+    PushVersion, PushedVersion, Renewal, Requeue, Rescued, StoreError, VersionRow,
+};
+
+/// The record of executions, logs, models and nodes. See the [crate] for the four rules every operation keeps.
+///
+/// The batch operations answer in the order of their batch, and fail as a whole: [`crate::Writer`] calls them, sees to
+/// it that a batch holds each id (and each idempotency key) once, and splits one that a bad row spoils.
+#[async_trait]
+pub trait Record: Send + Sync + 'static {
+    // --- the hot writes, batched across executions -----------------------------------------------------------------
+
+    /// Records executions and their idempotency keys.
+    ///
+    /// # Errors
+    /// [`StoreError`]; on [`crate::Recovery::Unknown`] they may be recorded.
+    async fn accept(&self, batch: &[NewExecution]) -> Result<Vec<Acceptance>, StoreError>;
+
+    /// Claims the executions of a chunk of deliveries; makes the rows of direct producers' messages. A row whose
+    /// cancel was asked for, or whose deadline has passed, ends here.
+    ///
+    /// # Errors
+    /// [`StoreError`]; on [`crate::Recovery::Unknown`] they may be claimed: repeat with the same `claim_id`s.
+    async fn claim(&self, batch: &[ClaimRequest]) -> Result<Vec<ClaimAnswer>, StoreError>;
+
+    /// Appends log lines; their `log_id`s are dealt out by the execution's row: dense, and none to a stale attempt.
+    ///
+    /// # Errors
+    /// [`StoreError`]; on [`crate::Recovery::Unknown`] they may be stored: repeat with the same bases.
+    async fn append(&self, batch: &[Append]) -> Result<Vec<Appended>, StoreError>;
+
+    /// Settles attempts, with their last log lines in the same statement.
+    ///
+    /// # Errors
+    /// [`StoreError`]; on [`crate::Recovery::Unknown`] they may be settled: repeat as they were.
+    async fn finish(&self, batch: &[Finish]) -> Result<Vec<Finished>, StoreError>;
+
+    // --- the rest of an execution's life ---------------------------------------------------------------------------
+
+    /// Notes that these were published and confirmed. Those no longer `queued` are left alone.
+    ///
+    /// # Errors
+    /// [`StoreError`]: a sweeper will publish them again.
+    async fn mark_dispatched(&self, ids: &[ExecuteId]) -> Result<(), StoreError>;
+
+    /// Gives deliveries that found no slot back: `queued` and not dispatched, due for [`Record::take_undispatched`]
+    /// after `delay`.
+    ///
+    /// # Errors
+    /// [`StoreError`]: do not acknowledge them.
+    async fn requeue(&self, batch: &[Requeue], delay: Duration) -> Result<(), StoreError>;
+
+    /// Extends by `lease` the leases of `node` among `held` (id and attempt), and returns those extended. One that is
+    /// not returned is lost: kill its tree.
+    ///
+    /// # Errors
+    /// [`StoreError`]: the old leases hold until they run out.
+    async fn renew(
+        &self,
+        node: &NodeId,
+        held: &[(ExecuteId, i32)],
+        lease: Duration,
+    ) -> Result<Vec<Renewal>, StoreError>;
+
+    /// Asks to take an execution back: `queued` or `delayed` becomes `cancelled` now, `running` gets the intent.
+    /// `None` if there is no such execution.
+    ///
+    /// # Errors
+    /// [`StoreError`]; repeating is harmless.
+    async fn cancel(
+        &self,
+        tenant: &TenantId,
+        execute_id: ExecuteId,
+    ) -> Result<Option<CancelAnswer>, StoreError>;
+
+    // --- the sweeps: any number of monitors call them at once ------------------------------------------------------
+
+    /// Takes at most `limit` `queued` executions that nobody is known to have published and whose next dispatch is
+    /// due (5 s after acceptance; then 5 s, 30 s, 2 min, 5 min after each take, by the record's clock).
+    ///
+    /// # Errors
+    /// [`StoreError`]: the next sweep takes them.
+    async fn take_undispatched(&self, limit: u32) -> Result<Vec<Dispatch>, StoreError>;
+
+    /// Takes at most `limit` `queued`, dispatched executions whose message must be lost: one dispatched later to the
+    /// same queue was claimed over 60 s ago, or the queue is one of `empty` and it was dispatched over 10 s ago. Each
+    /// is taken again only after another 60 s.
+    ///
+    /// # Errors
+    /// [`StoreError`]: the next sweep takes them.
+    async fn take_overtaken(&self, empty: &[QueueName], limit: u32) -> Result<Vec<Dispatch>, StoreError>;
+
+    /// Makes at most `limit` `delayed` executions whose `not_before` has come `queued`, not dispatched, and returns them.
+    ///
+    /// # Errors
+    /// [`StoreError`]: the next sweep takes them.
+    async fn take_due(&self, limit: u32) -> Result<Vec<Dispatch>, StoreError>;
+
+    /// Takes at most `limit` executions back from lost leases: `failures` grows, and they are `delayed` (0 s, 1 s, 10 s
+    /// by the number of failures) or, when [`domain::limits::FAILURES_MAX`] is reached, `dead`.
+    ///
+    /// A lease is lost when it ran out by the record's clock and the database has been up for `lease`; or, early, when
+    /// `present` is given, its node is not among `present`, and its last renewal is more than two `renew_every` ago.
+    ///
+    /// # Errors
+    /// [`StoreError`]: the next sweep takes them.
+    async fn rescue(
+        &self,
+        present: Option<&[NodeId]>,
+        lease: Duration,
+        renew_every: Duration,
+        limit: u32,
+    ) -> Result<Vec<Rescued>, StoreError>;
+
+    /// Ends at most `limit` `queued` or `delayed` executions whose deadline has passed as `expired`.
+    ///
+    /// # Errors
+    /// [`StoreError`]: the next sweep takes them.
+    async fn expire(&self, limit: u32) -> Result<Vec<Conclusion>, StoreError>;
+
+    /// Ends an execution whose message was found among the dead letters as `dead`, if it is still `queued`; makes the
+    /// row if there is none.
+    ///
+    /// # Errors
+    /// [`StoreError`]: do not acknowledge the message.
+    async fn bury(&self, letter: &Requeue, reason: &str) -> Result<Option<Conclusion>, StoreError>;
+
+    // --- reading ---------------------------------------------------------------------------------------------------
+
+    /// Which of `ids` have ended, and how: one statement for all who wait.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    async fn endings(&self, ids: &[ExecuteId]) -> Result<Vec<Conclusion>, StoreError>;
+
+    /// The row of an execution.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    async fn find_execution(
+        &self,
+        tenant: &TenantId,
+        execute_id: ExecuteId,
+    ) -> Result<Option<ExecutionRow>, StoreError>;
+
+    /// How an execution ended, with its result; `None` if there is no such execution or it has not ended.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    async fn find_ending(
+        &self,
+        tenant: &TenantId,
+        execute_id: ExecuteId,
+    ) -> Result<Option<(i32, Ending)>, StoreError>;
+
+    /// The input of an execution.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    async fn find_input(
+        &self,
+        tenant: &TenantId,
+        execute_id: ExecuteId,
+    ) -> Result<Option<Payload>, StoreError>;
+
+    /// A page of executions, the youngest first.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    async fn list_executions(
+        &self,
+        tenant: &TenantId,
+        filter: &ExecutionFilter,
+    ) -> Result<Vec<ExecutionRow>, StoreError>;
+
+    /// At most `limit` log lines of an execution after `after`, in order.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    async fn list_log(
+        &self,
+        execute_id: ExecuteId,
+        after: i64,
+        limit: u32,
+    ) -> Result<Vec<LoggedLine>, StoreError>;
+
+    /// The last `limit` log lines of an execution, in order.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    async fn list_log_tail(&self, execute_id: ExecuteId, limit: u32) -> Result<Vec<LoggedLine>, StoreError>;
+
+    /// For each follower (execution and the `log_id` it has seen) at most `limit_each` lines that follow: one statement
+    /// for all. Followers with nothing new are left out.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    async fn follow_logs(
+        &self,
+        followers: &[(ExecuteId, i64)],
+        limit_each: u32,
+    ) -> Result<Vec<(ExecuteId, LoggedLine)>, StoreError>;
+
+    // --- models ----------------------------------------------------------------------------------------------------
+
+    /// Adds a version to a model (made if new) and points `latest` at it.
+    ///
+    /// # Errors
+    /// [`StoreError`]; repeating is harmless.
+    async fn push_version(&self, version: &PushVersion) -> Result<PushedVersion, StoreError>;
+
+    /// The version that `selector` means now.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    async fn find_version(
+        &self,
+        tenant: &TenantId,
+        model: &ModelName,
+        selector: &VersionSelector,
+    ) -> Result<Option<VersionRow>, StoreError>;
+
+    /// All versions of `model`, or of all models, by model and then the youngest first.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    async fn list_versions(
+        &self,
+        tenant: &TenantId,
+        model: Option<&ModelName>,
+    ) -> Result<Vec<VersionRow>, StoreError>;
+
+    // --- nodes and leaders, for installations without ZooKeeper, and the history of nodes ---------------------------
+
+    /// Announces a node for `lease`, or extends that.
+    ///
+    /// # Errors
+    /// [`StoreError`]; repeating is harmless.
+    async fn announce_node(&self, info: &NodeInfo, lease: Duration) -> Result<(), StoreError>;
+
+    /// Takes a node's announcement back.
+    ///
+    /// # Errors
+    /// [`StoreError`]: it runs out by itself.
+    async fn withdraw_node(&self, node: &NodeId) -> Result<(), StoreError>;
+
+    /// The nodes whose announcement has not run out, by name.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    async fn list_nodes(&self) -> Result<Vec<NodeInfo>, StoreError>;
+
+    /// Takes or extends the lead of `what` for `lease`, if it is free or already `holder`'s.
+    ///
+    /// # Errors
+    /// [`StoreError`]: whether it leads is unknown, so it must not act.
+    async fn lead(&self, what: &str, holder: &str, lease: Duration) -> Result<Leadership, StoreError>;
+
+    /// Records that a node came or went, unless its last event says the same. Returns whether it was new.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    async fn record_node_event(&self, node: &NodeId, kind: NodeEventKind) -> Result<bool, StoreError>;
+
+    /// The last `limit` events, the youngest first.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    async fn list_node_events(&self, limit: u32) -> Result<Vec<NodeEvent>, StoreError>;
+
+    /// How many executions each node runs now.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    async fn count_running(&self) -> Result<Vec<(NodeId, u32)>, StoreError>;
+
+    // --- upkeep ----------------------------------------------------------------------------------------------------
+
+    /// The leader's upkeep, done only if `fence` is still the highest taken for `upkeep` (the check is part of the same
+    /// transaction): makes the log's partitions for the coming `days`, forgets idempotency keys that ran out.
+    /// `false` if the fence is stale: nothing was done.
+    ///
+    /// # Errors
+    /// [`StoreError`]; repeating is harmless.
+    async fn upkeep(&self, fence: i64, days: u32) -> Result<bool, StoreError>;
+
+    /// Takes `fence` for `upkeep` if none higher was taken. ZooKeeper's leader brings its own; [`Record::lead`] takes
+    /// it itself.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    async fn take_upkeep_fence(&self, fence: i64) -> Result<bool, StoreError>;
+
+    /// Does the database answer?
+    ///
+    /// # Errors
+    /// [`StoreError`] if not.
+    async fn ping(&self) -> Result<(), StoreError>;
+}
+
+/// What became of a cancel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CancelAnswer {
+    /// It is running: the intent is recorded.
+    Requested,
+    /// It is `cancelled` now: tell everybody who waits.
+    Cancelled(Box<Conclusion>),
+    /// It had ended before.
+    AlreadyEnded(Box<Conclusion>),
+}
