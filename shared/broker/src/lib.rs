@@ -9,8 +9,10 @@
 
 pub mod embedded;
 mod error;
+pub mod metrics;
 mod port;
 pub mod rabbitmq;
+mod rejection;
 
 pub use error::{BrokerError, PublishError};
 pub use port::{Broker, CONFIRM_TIMEOUT, Control, Deliveries, Delivery, DeliverySource, Settle, Settled};

@@ -29,6 +29,8 @@ pub mod header {
     pub const ATTEMPT: &str = "x-gantry-attempt";
     /// In a reply: how long the script ran, in microseconds.
     pub const RUN_US: &str = "x-gantry-run-us";
+    /// In a message of the rejected queue: the queue it was taken from.
+    pub const QUEUE: &str = "x-gantry-queue";
     /// In a message of the rejected queue: the stable code of the reason.
     pub const REASON: &str = "x-gantry-reason";
     /// In a message of the rejected queue: the reason in words.
