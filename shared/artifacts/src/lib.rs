@@ -1,10 +1,13 @@
 //! Bundles: bytes that never change once written, named by their SHA-256.
 //!
-//! [`Artifacts`] is the port, over two adapters: an S3-compatible object store ([`S3Config`]) and a directory. Both run
-//! one contract suite (`tests/it/contract.rs`).
+//! [`Artifacts`] is the port, over two adapters: an S3-compatible object store ([`S3Config`]) and a directory
+//! ([`DirectoryConfig`]). Both run one contract suite (`tests/it/contract.rs`). What the bytes of a bundle may hold, and
+//! how they become files, is the business of [`bundle`].
 
+pub mod bundle;
 mod directory;
 mod error;
+mod part;
 mod s3;
 
 use std::path::Path;
@@ -14,7 +17,7 @@ use domain::Digest;
 
 pub use directory::DirectoryConfig;
 pub use error::{FetchError, PutError};
-pub use s3::S3Config;
+pub use s3::{S3Config, S3ConfigError};
 
 /// Bundles, on one of two adapters.
 #[derive(Clone)]
@@ -26,6 +29,20 @@ pub enum Artifacts {
 }
 
 impl Artifacts {
+    /// Bundles in a directory, which is made when it is first needed.
+    #[must_use]
+    pub fn directory(config: &DirectoryConfig) -> Self {
+        Self::Directory(directory::Store::new(config))
+    }
+
+    /// Bundles in an S3-compatible object store. Does not ask the server anything yet.
+    ///
+    /// # Errors
+    /// [`S3ConfigError`]: no try later will help.
+    pub fn s3(config: &S3Config) -> Result<Self, S3ConfigError> {
+        s3::Store::new(config).map(Self::S3)
+    }
+
     /// Stores `bytes` under their digest. Repeating is harmless.
     ///
     /// # Errors
