@@ -13,11 +13,14 @@
 //! [`Server::admin`].
 
 mod eventually;
+pub mod history;
+mod proxy;
 mod s3;
 mod server;
 mod servers;
 
 pub use eventually::{eventually, eventually_some};
+pub use proxy::{Fault, Proxy};
 pub use s3::{S3Server, serve_s3};
 pub use server::{Server, ServerKind};
 pub use servers::{S3Access, Servers, fresh_name, servers};
