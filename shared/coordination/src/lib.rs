@@ -5,8 +5,11 @@
 //! means by them and stay inside this crate.
 
 mod error;
+pub mod metrics;
+mod namesake;
 mod port;
 pub mod record;
+mod view;
 pub mod zookeeper;
 
 pub use error::CoordinationError;
