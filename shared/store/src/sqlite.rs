@@ -1,1 +1,295 @@
-//! SQLite.
+//! The record on SQLite: for one machine, with nothing else installed.
+//!
+//! One file in WAL mode with `synchronous = full`, so what was answered survives `kill -9` and a power cut. One thread
+//! owns the connection that writes and works off one operation after the other, each as one transaction with one sync
+//! ([`threads`]); so statements need no guard against each other, only against the past: each reads the row it changes
+//! first. Two more threads read, on snapshots. A lock file beside the database keeps a second process out.
+//!
+//! The record's clock is this machine's: each transaction takes the time once.
+
+mod accept;
+mod claim;
+mod fail;
+mod finish;
+mod model;
+mod node;
+mod read;
+mod row;
+mod schema;
+mod sweep;
+#[cfg(test)]
+mod tests;
+mod threads;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use domain::{Ending, ExecuteId, ModelName, NodeId, Payload, QueueName, TenantId, VersionSelector};
+use protocol::NodeInfo;
+use serde::{Deserialize, Serialize};
+
+use self::node::Upkeep;
+use self::threads::Threads;
+use crate::{
+    Acceptance, Append, Appended, CancelAnswer, ClaimAnswer, ClaimRequest, Conclusion, Dispatch,
+    ExecutionFilter, ExecutionRow, Finish, Finished, Leadership, LoggedLine, NewExecution, NodeEvent,
+    NodeEventKind, PushVersion, PushedVersion, Record, Renewal, Requeue, Rescued, StoreError, VersionRow,
+};
+
+/// Where the database is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SqliteConfig {
+    /// The file; made with its directory if it is not there.
+    pub path: PathBuf,
+}
+
+/// The record in one file. Dropping it ends its threads and frees the file.
+pub struct Sqlite {
+    threads: Threads,
+    /// By the record's clock.
+    open_since: i64,
+}
+
+impl Sqlite {
+    /// Opens the database, makes it if there is none, and brings its schema up to date. It blocks for a few syncs.
+    ///
+    /// # Errors
+    /// [`StoreError::Connect`] if the file cannot be had or another process has it; [`StoreError::Schema`] if a newer
+    /// program has used it; [`StoreError::Statement`] if it is no database.
+    pub fn open(config: &SqliteConfig) -> Result<Self, StoreError> {
+        let lock = schema::lock(&config.path)?;
+        let (writing, reading) = schema::connect(&config.path)?;
+        let threads =
+            Threads::start(lock, writing, reading).map_err(|error| StoreError::Connect(error.into()))?;
+        Ok(Self { threads, open_since: threads::now_us() })
+    }
+}
+
+#[async_trait]
+impl Record for Sqlite {
+    async fn accept(&self, batch: &[NewExecution]) -> Result<Vec<Acceptance>, StoreError> {
+        let batch = batch.to_vec();
+        self.threads.write("accept", move |c, now| accept::accept(c, now, &batch)).await
+    }
+
+    async fn claim(&self, batch: &[ClaimRequest]) -> Result<Vec<ClaimAnswer>, StoreError> {
+        let batch = batch.to_vec();
+        self.threads.write("claim", move |c, now| claim::claim(c, now, &batch)).await
+    }
+
+    async fn append(&self, batch: &[Append]) -> Result<Vec<Appended>, StoreError> {
+        let batch = batch.to_vec();
+        self.threads.write("append", move |c, _| finish::append(c, &batch)).await
+    }
+
+    async fn finish(&self, batch: &[Finish]) -> Result<Vec<Finished>, StoreError> {
+        let batch = batch.to_vec();
+        self.threads.write("finish", move |c, now| finish::finish(c, now, &batch)).await
+    }
+
+    async fn mark_dispatched(&self, ids: &[ExecuteId]) -> Result<(), StoreError> {
+        let ids = ids.to_vec();
+        self.threads.write("mark_dispatched", move |c, now| accept::mark_dispatched(c, now, &ids)).await
+    }
+
+    async fn requeue(&self, batch: &[Requeue], delay: Duration) -> Result<(), StoreError> {
+        let batch = batch.to_vec();
+        self.threads.write("requeue", move |c, now| accept::requeue(c, now, &batch, delay)).await
+    }
+
+    async fn renew(
+        &self,
+        node: &NodeId,
+        held: &[(ExecuteId, i32)],
+        lease: Duration,
+    ) -> Result<Vec<Renewal>, StoreError> {
+        let (node, held) = (node.clone(), held.to_vec());
+        self.threads.write("renew", move |c, now| finish::renew(c, now, &node, &held, lease)).await
+    }
+
+    async fn cancel(
+        &self,
+        tenant: &TenantId,
+        execute_id: ExecuteId,
+    ) -> Result<Option<CancelAnswer>, StoreError> {
+        let tenant = tenant.clone();
+        self.threads.write("cancel", move |c, now| finish::cancel(c, now, &tenant, execute_id)).await
+    }
+
+    async fn take_undispatched(&self, limit: u32) -> Result<Vec<Dispatch>, StoreError> {
+        self.threads.write("take_undispatched", move |c, now| sweep::take_undispatched(c, now, limit)).await
+    }
+
+    async fn take_overtaken(&self, empty: &[QueueName], limit: u32) -> Result<Vec<Dispatch>, StoreError> {
+        let empty = empty.to_vec();
+        let take = move |c: &_, now| sweep::take_overtaken(c, now, &empty, limit);
+        self.threads.write("take_overtaken", take).await
+    }
+
+    async fn take_due(&self, limit: u32) -> Result<Vec<Dispatch>, StoreError> {
+        self.threads.write("take_due", move |c, now| sweep::take_due(c, now, limit)).await
+    }
+
+    async fn rescue(
+        &self,
+        present: Option<&[NodeId]>,
+        lease: Duration,
+        renew_every: Duration,
+        limit: u32,
+    ) -> Result<Vec<Rescued>, StoreError> {
+        let present = present.map(<[NodeId]>::to_vec);
+        let lost = sweep::Lost { open_since: self.open_since, present, lease, renew_every };
+        self.threads.write("rescue", move |c, now| sweep::rescue(c, now, &lost, limit)).await
+    }
+
+    async fn expire(&self, limit: u32) -> Result<Vec<Conclusion>, StoreError> {
+        self.threads.write("expire", move |c, now| sweep::expire(c, now, limit)).await
+    }
+
+    async fn bury(&self, letter: &Requeue, reason: &str) -> Result<Option<Conclusion>, StoreError> {
+        let (letter, reason) = (letter.clone(), reason.to_owned());
+        self.threads.write("bury", move |c, now| sweep::bury(c, now, &letter, &reason)).await
+    }
+
+    async fn endings(&self, ids: &[ExecuteId]) -> Result<Vec<Conclusion>, StoreError> {
+        let ids = ids.to_vec();
+        self.threads.read("endings", move |c, _| read::endings(c, &ids)).await
+    }
+
+    async fn find_execution(
+        &self,
+        tenant: &TenantId,
+        execute_id: ExecuteId,
+    ) -> Result<Option<ExecutionRow>, StoreError> {
+        let tenant = tenant.clone();
+        self.threads.read("find_execution", move |c, _| read::find_execution(c, &tenant, execute_id)).await
+    }
+
+    async fn find_ending(
+        &self,
+        tenant: &TenantId,
+        execute_id: ExecuteId,
+    ) -> Result<Option<(i32, Ending)>, StoreError> {
+        let tenant = tenant.clone();
+        self.threads.read("find_ending", move |c, _| read::find_ending(c, &tenant, execute_id)).await
+    }
+
+    async fn find_input(
+        &self,
+        tenant: &TenantId,
+        execute_id: ExecuteId,
+    ) -> Result<Option<Payload>, StoreError> {
+        let tenant = tenant.clone();
+        self.threads.read("find_input", move |c, _| read::find_input(c, &tenant, execute_id)).await
+    }
+
+    async fn list_executions(
+        &self,
+        tenant: &TenantId,
+        filter: &ExecutionFilter,
+    ) -> Result<Vec<ExecutionRow>, StoreError> {
+        let (tenant, filter) = (tenant.clone(), filter.clone());
+        self.threads.read("list_executions", move |c, _| read::list_executions(c, &tenant, &filter)).await
+    }
+
+    async fn list_log(
+        &self,
+        execute_id: ExecuteId,
+        after: i64,
+        limit: u32,
+    ) -> Result<Vec<LoggedLine>, StoreError> {
+        self.threads.read("list_log", move |c, _| read::list_log(c, execute_id, after, limit)).await
+    }
+
+    async fn list_log_tail(&self, execute_id: ExecuteId, limit: u32) -> Result<Vec<LoggedLine>, StoreError> {
+        self.threads.read("list_log_tail", move |c, _| read::list_log_tail(c, execute_id, limit)).await
+    }
+
+    async fn follow_logs(
+        &self,
+        followers: &[(ExecuteId, i64)],
+        limit_each: u32,
+    ) -> Result<Vec<(ExecuteId, LoggedLine)>, StoreError> {
+        let followers = followers.to_vec();
+        self.threads.read("follow_logs", move |c, _| read::follow_logs(c, &followers, limit_each)).await
+    }
+
+    async fn push_version(&self, version: &PushVersion) -> Result<PushedVersion, StoreError> {
+        let version = version.clone();
+        self.threads.write("push_version", move |c, now| model::push_version(c, now, &version)).await
+    }
+
+    async fn find_version(
+        &self,
+        tenant: &TenantId,
+        model: &ModelName,
+        selector: &VersionSelector,
+    ) -> Result<Option<VersionRow>, StoreError> {
+        let (tenant, model, selector) = (tenant.clone(), model.clone(), selector.clone());
+        let find = move |c: &_, _| model::find_version(c, &tenant, &model, &selector);
+        self.threads.read("find_version", find).await
+    }
+
+    async fn list_versions(
+        &self,
+        tenant: &TenantId,
+        model: Option<&ModelName>,
+    ) -> Result<Vec<VersionRow>, StoreError> {
+        let (tenant, model) = (tenant.clone(), model.cloned());
+        let list = move |c: &_, _| model::list_versions(c, &tenant, model.as_ref());
+        self.threads.read("list_versions", list).await
+    }
+
+    async fn announce_node(&self, info: &NodeInfo, lease: Duration) -> Result<(), StoreError> {
+        let info = info.clone();
+        self.threads.write("announce_node", move |c, now| node::announce_node(c, now, &info, lease)).await
+    }
+
+    async fn withdraw_node(&self, node: &NodeId) -> Result<(), StoreError> {
+        let node = node.clone();
+        self.threads.write("withdraw_node", move |c, _| node::withdraw_node(c, &node)).await
+    }
+
+    async fn list_nodes(&self) -> Result<Vec<NodeInfo>, StoreError> {
+        self.threads.read("list_nodes", node::list_nodes).await
+    }
+
+    async fn lead(&self, what: &str, holder: &str, lease: Duration) -> Result<Leadership, StoreError> {
+        let (what, holder) = (what.to_owned(), holder.to_owned());
+        self.threads.write("lead", move |c, now| node::lead(c, now, &what, &holder, lease)).await
+    }
+
+    async fn record_node_event(&self, node: &NodeId, kind: NodeEventKind) -> Result<bool, StoreError> {
+        let node = node.clone();
+        let record = move |c: &_, now| node::record_node_event(c, now, &node, kind);
+        self.threads.write("record_node_event", record).await
+    }
+
+    async fn list_node_events(&self, limit: u32) -> Result<Vec<NodeEvent>, StoreError> {
+        self.threads.read("list_node_events", move |c, _| node::list_node_events(c, limit)).await
+    }
+
+    async fn count_running(&self) -> Result<Vec<(NodeId, u32)>, StoreError> {
+        self.threads.read("count_running", |c, _| node::count_running(c)).await
+    }
+
+    async fn upkeep(&self, fence: i64, _days: u32) -> Result<bool, StoreError> {
+        loop {
+            match self.threads.write("upkeep", move |c, now| node::upkeep(c, now, fence)).await? {
+                Upkeep::Stale => return Ok(false),
+                Upkeep::More => {}
+                Upkeep::Done => return Ok(true),
+            }
+        }
+    }
+
+    async fn take_upkeep_fence(&self, fence: i64) -> Result<bool, StoreError> {
+        self.threads.write("take_upkeep_fence", move |c, _| node::take_upkeep_fence(c, fence)).await
+    }
+
+    async fn ping(&self) -> Result<(), StoreError> {
+        self.threads.write("ping", |c, _| row::value::<i64>(c, "select 1", []).map(drop)).await
+    }
+}

@@ -1,0 +1,140 @@
+//! Nodes, leaders, and the leader's upkeep.
+
+use std::time::Duration;
+
+use domain::NodeId;
+use protocol::NodeInfo;
+use rusqlite::{Connection, params};
+
+use super::fail::Fail;
+use super::row::{find, list, parsed, run, time, us, value};
+use crate::{Leadership, NodeEvent, NodeEventKind};
+
+/// What the upkeep is led under.
+const UPKEEP: &str = "upkeep";
+/// How many idempotency keys one transaction forgets at most, so that it never holds the others up for long.
+const KEYS_MAX: usize = 5_000;
+
+pub(super) fn announce_node(c: &Connection, now: i64, info: &NodeInfo, lease: Duration) -> Result<(), Fail> {
+    let text = serde_json::to_string(info).map_err(|error| Fail::corrupt("node_lease", error))?;
+    run(c, "delete from node_lease where expires_at <= ?1", [now])?;
+    run(
+        c,
+        "insert into node_lease (node, info, expires_at) values (?1, ?2, ?3)
+         on conflict do update set info = excluded.info, expires_at = excluded.expires_at",
+        params![info.id.to_string(), text, now + us(lease)],
+    )?;
+    Ok(())
+}
+
+pub(super) fn withdraw_node(c: &Connection, node: &NodeId) -> Result<(), Fail> {
+    run(c, "delete from node_lease where node = ?1", [node.to_string()])?;
+    Ok(())
+}
+
+pub(super) fn list_nodes(c: &Connection, now: i64) -> Result<Vec<NodeInfo>, Fail> {
+    list(c, "select info from node_lease where expires_at > ?1 order by node", [now], |row| {
+        let text = row.get_ref(0)?.as_str().map_err(rusqlite::Error::from)?;
+        serde_json::from_str(text).map_err(|error| Fail::corrupt("node_lease", error))
+    })
+}
+
+pub(super) fn lead(
+    c: &Connection,
+    now: i64,
+    what: &str,
+    holder: &str,
+    lease: Duration,
+) -> Result<Leadership, Fail> {
+    let sql = "select holder, fence, leased_until > ?2 from leader where what = ?1";
+    let found = find(c, sql, params![what, now], |row| {
+        Ok((row.get::<_, String>(0)?, row.get::<_, i64>(1)?, row.get::<_, bool>(2)?))
+    })?;
+    let fence = match found {
+        Some((other, fence, true)) if other != holder => {
+            return Ok(Leadership { fence, is_leader: false, holder: other });
+        }
+        Some((leader, fence, _)) if leader == holder => fence,
+        Some((_, fence, _)) => fence.max(taken(c, what)?) + 1,
+        None => taken(c, what)? + 1,
+    };
+    run(
+        c,
+        "insert into leader (what, holder, fence, leased_until) values (?1, ?2, ?3, ?4)
+         on conflict do update set holder = excluded.holder, fence = excluded.fence,
+             leased_until = excluded.leased_until",
+        params![what, holder, fence, now + us(lease)],
+    )?;
+    take_fence(c, what, fence)?;
+    Ok(Leadership { fence, is_leader: true, holder: holder.to_owned() })
+}
+
+/// The highest fence taken for `what`; 0 if none was.
+fn taken(c: &Connection, what: &str) -> Result<i64, Fail> {
+    Ok(value(c, "select fence from fence where what = ?1", [what])?.unwrap_or(0))
+}
+
+fn take_fence(c: &Connection, what: &str, fence: i64) -> Result<bool, Fail> {
+    let sql = "insert into fence (what, fence) values (?1, ?2)
+         on conflict do update set fence = excluded.fence where fence.fence <= excluded.fence";
+    Ok(run(c, sql, params![what, fence])? > 0)
+}
+
+pub(super) fn take_upkeep_fence(c: &Connection, fence: i64) -> Result<bool, Fail> {
+    take_fence(c, UPKEEP, fence)
+}
+
+/// How far one step of the upkeep came.
+pub(super) enum Upkeep {
+    /// The fence is stale: nothing was done.
+    Stale,
+    /// There is more to do.
+    More,
+    /// It is done.
+    Done,
+}
+
+pub(super) fn upkeep(c: &Connection, now: i64, fence: i64) -> Result<Upkeep, Fail> {
+    if taken(c, UPKEEP)? != fence {
+        return Ok(Upkeep::Stale);
+    }
+    // The log is one clustered table here: there are no partitions to make.
+    let forgotten = run(
+        c,
+        "delete from idempotency_key where (tenant, model, key) in
+             (select tenant, model, key from idempotency_key where expires_at <= ?1 limit ?2)",
+        params![now, KEYS_MAX as i64],
+    )?;
+    Ok(if forgotten == KEYS_MAX { Upkeep::More } else { Upkeep::Done })
+}
+
+pub(super) fn record_node_event(
+    c: &Connection,
+    now: i64,
+    node: &NodeId,
+    kind: NodeEventKind,
+) -> Result<bool, Fail> {
+    let node = node.to_string();
+    let sql = "select kind from node_event where node = ?1 order by id desc limit 1";
+    if value::<String>(c, sql, [&node])?.as_deref() == Some(kind.label()) {
+        return Ok(false);
+    }
+    run(c, "insert into node_event (node, kind, at) values (?1, ?2, ?3)", params![node, kind.label(), now])?;
+    Ok(true)
+}
+
+pub(super) fn list_node_events(c: &Connection, limit: u32) -> Result<Vec<NodeEvent>, Fail> {
+    list(c, "select node, kind, at from node_event order by id desc limit ?1", [limit], |row| {
+        let kind = match row.get_ref(1)?.as_str().map_err(rusqlite::Error::from)? {
+            "up" => NodeEventKind::Up,
+            "down" => NodeEventKind::Down,
+            other => return Err(Fail::corrupt("node_event", format!("no kind {other:?}"))),
+        };
+        Ok(NodeEvent { node: parsed(row, 0)?, kind, at: time(row.get(2)?)? })
+    })
+}
+
+pub(super) fn count_running(c: &Connection) -> Result<Vec<(NodeId, u32)>, Fail> {
+    let sql = "select node, count(*) from execution where state = 'running' group by node order by node";
+    list(c, sql, [], |row| Ok((parsed(row, 0)?, row.get(1)?)))
+}
