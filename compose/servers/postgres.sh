@@ -42,7 +42,7 @@ choose_ports() {
 launch() {
     find_postgres
     # A killed postmaster that nobody has reaped yet still counts as running for its successor.
-    if [[ -f $dir/data/postmaster.pid ]] && gone "$(head -n 1 "$dir/data/postmaster.pid")"; then rm -f "$dir/data/postmaster.pid"; fi
+    if [[ -f $dir/data/postmaster.pid ]] && ! start_ticks "$(head -n 1 "$dir/data/postmaster.pid")" > /dev/null; then rm -f "$dir/data/postmaster.pid"; fi
     cat > "$dir/postgres.conf" << CONF
 listen_addresses = '127.0.0.1'
 port = $postgres_port
@@ -69,6 +69,7 @@ CONF
 }
 
 ready() {
+    find_postgres
     "$bin/pg_isready" -q -t 2 -h 127.0.0.1 -p "$postgres_port" || return 1
     [[ ! -f $dir/database_made ]] || return 0
     # The second statement of a killed first start may have failed: each can be repeated.

@@ -2,15 +2,14 @@
 # for tests and for one machine; nothing of Gantry depends on which S3 server it talks to.
 # shellcheck shell=bash disable=SC2154
 
-# Where cargo put it; built if it is missing.
+# The one that cargo built last; built if there is none.
 find_s3_server() {
-    local target=${CARGO_TARGET_DIR:-$here/../target} profile
-    for profile in debug release; do
-        s3_server=$target/$profile/s3-server
-        [[ ! -x $s3_server ]] || return 0
-    done
-    (cd "$here/.." && cargo build --quiet -p testkit --bin s3-server) || die "s3-server cannot be built"
-    s3_server=$target/debug/s3-server
+    local target=${CARGO_TARGET_DIR:-$here/../target}
+    s3_server=$(ls -t "$target"/{debug,release}/s3-server 2> /dev/null | head -n 1) || true
+    if [[ -z $s3_server ]]; then
+        (cd "$here/.." && cargo build --quiet --locked -p testkit --bin s3-server >&2) || die "s3-server cannot be built"
+        s3_server=$target/debug/s3-server
+    fi
 }
 
 prepare() {
