@@ -9,6 +9,7 @@ const DELIVERED: &str = "gantry_broker_delivered_total";
 const SETTLED: &str = "gantry_broker_settled_total";
 const REPLIES_DROPPED: &str = "gantry_broker_replies_dropped_total";
 const CONTROLS_DROPPED: &str = "gantry_broker_controls_dropped_total";
+const CONNECTIONS: &str = "gantry_broker_connections_total";
 
 /// Names what this crate counts, for whoever reads the metrics.
 pub fn describe() {
@@ -17,6 +18,10 @@ pub fn describe() {
     describe_counter!(SETTLED, "Deliveries settled; lost ones come again");
     describe_counter!(REPLIES_DROPPED, "Replies that were not sent, by reason; the row has the answer");
     describe_counter!(CONTROLS_DROPPED, "Broadcasts that were not sent or not read");
+    describe_counter!(
+        CONNECTIONS,
+        "Connections opened to RabbitMQ, by what they are for; each after the first follows a loss"
+    );
 }
 
 /// Counts how a publication went, and passes it on.
@@ -49,4 +54,8 @@ pub(crate) fn reply_dropped(reason: &'static str) {
 
 pub(crate) fn control_dropped() {
     counter!(CONTROLS_DROPPED).increment(1);
+}
+
+pub(crate) fn connected(role: &'static str) {
+    counter!(CONNECTIONS, "connection" => role).increment(1);
 }
