@@ -22,7 +22,7 @@ mod zip;
 use std::io::{Cursor, Read, Seek, SeekFrom};
 
 use domain::Manifest;
-use domain::limits::BUNDLE_BYTES_MAX;
+use domain::limits::{BUNDLE_BYTES_MAX, BUNDLE_FILE_BYTES_MAX, BUNDLE_UNPACKED_BYTES_MAX};
 use protocol::ProblemCode;
 
 pub use error::BundleError;
@@ -62,7 +62,7 @@ fn walk<R: Read + Seek>(mut source: R, visitor: &mut dyn Visitor) -> Result<(), 
     source.rewind().map_err(|error| BundleError::io("read the bundle", error))?;
     let read = content::read_up_to(&mut source, &mut magic)?;
     source.rewind().map_err(|error| BundleError::io("read the bundle", error))?;
-    let mut walk = Walk { tree: Tree::default(), visitor };
+    let mut walk = Walk { tree: Tree::default(), bytes: 0, visitor };
     match &magic[..read] {
         [0x1f, 0x8b, ..] => tar::read(source, packed, &mut walk),
         [b'P', b'K', ..] => zip::read(source, packed, &mut walk),
@@ -70,10 +70,12 @@ fn walk<R: Read + Seek>(mut source: R, visitor: &mut dyn Visitor) -> Result<(), 
     }
 }
 
-/// Stands between the two readers and the visitor: checks each path against the tree so far and names the parents that
-/// the archive left out.
+/// Stands between the two readers and the visitor: checks each path against the tree so far and each size before a byte
+/// is read, and names the parents that the archive left out.
 struct Walk<'a> {
     tree: Tree,
+    /// Of all files so far.
+    bytes: u64,
     visitor: &'a mut dyn Visitor,
 }
 
@@ -86,10 +88,26 @@ impl Walk<'_> {
         Ok(())
     }
 
-    fn file(&mut self, raw: &[u8], executable: bool, content: &mut dyn Read) -> Result<(), BundleError> {
+    /// The reader sees to it that `content` is exactly `size` bytes.
+    fn file(
+        &mut self,
+        raw: &[u8],
+        executable: bool,
+        size: u64,
+        content: &mut dyn Read,
+    ) -> Result<(), BundleError> {
         let Some(path) = tree::check_path(raw)? else {
             return Err(BundleError::refused(ProblemCode::BundlePath, "a file without a name"));
         };
+        if size > BUNDLE_FILE_BYTES_MAX {
+            let reason = format!("{path} has {size} bytes; a file may have {BUNDLE_FILE_BYTES_MAX}");
+            return Err(BundleError::refused(ProblemCode::BundleSize, reason));
+        }
+        self.bytes += size;
+        if self.bytes > BUNDLE_UNPACKED_BYTES_MAX {
+            let reason = format!("the bundle's files have more than {BUNDLE_UNPACKED_BYTES_MAX} bytes");
+            return Err(BundleError::refused(ProblemCode::BundleSize, reason));
+        }
         for made in self.tree.add_file(&path)? {
             self.visitor.directory(&made)?;
         }

@@ -1,6 +1,6 @@
 use std::io::{self, Read};
 
-use domain::limits::{BUNDLE_FILE_BYTES_MAX, BUNDLE_RATIO_MAX, BUNDLE_UNPACKED_BYTES_MAX};
+use domain::limits::{BUNDLE_RATIO_MAX, BUNDLE_UNPACKED_BYTES_MAX};
 use protocol::ProblemCode;
 
 use super::BundleError;
@@ -37,17 +37,6 @@ impl Meter {
         }
         Ok(())
     }
-}
-
-/// Refuses a file whose header says it is too large, before any of it is read.
-pub(super) fn check_file_size(path: &str, size: u64) -> Result<(), BundleError> {
-    if size > BUNDLE_FILE_BYTES_MAX {
-        return Err(BundleError::refused(
-            ProblemCode::BundleSize,
-            format!("{path} has {size} bytes; a file may have {BUNDLE_FILE_BYTES_MAX}"),
-        ));
-    }
-    Ok(())
 }
 
 /// A reader whose every byte is metered.

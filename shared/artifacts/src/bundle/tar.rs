@@ -5,7 +5,7 @@ use flate2::bufread::GzDecoder;
 use protocol::ProblemCode;
 use tar::{EntryType, Header};
 
-use super::content::{Meter, Metered, check_file_size, pump, read_up_to};
+use super::content::{Meter, Metered, pump, read_up_to};
 use super::{BundleError, Walk};
 
 const BLOCK: usize = 512;
@@ -96,10 +96,9 @@ fn entry(
             format!("{shown:?} is neither a file nor a directory (tar type {:?})", kind.as_byte() as char),
         ));
     }
-    check_file_size(&shown, size)?;
     let executable = header.mode().map_err(BundleError::from_read)? & 0o111 != 0;
     let mut content = Exactly { inner: &mut *stream, left: size };
-    walk.file(path, executable, &mut content)?;
+    walk.file(path, executable, size, &mut content)?;
     skip_padding(stream, size)
 }
 

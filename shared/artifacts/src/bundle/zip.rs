@@ -11,7 +11,7 @@ use flate2::Crc;
 use flate2::read::DeflateDecoder;
 use protocol::ProblemCode;
 
-use super::content::{Meter, check_file_size, read_up_to};
+use super::content::{Meter, read_up_to};
 use super::{BundleError, Walk};
 
 const END_BYTES: u64 = 22;
@@ -57,7 +57,7 @@ pub(super) fn read<R: Read + Seek>(
             if entry.method == STORED { Box::new(packed) } else { Box::new(DeflateDecoder::new(packed)) };
         let mut content =
             Checked { inner: unpacked, entry, meter: &mut meter, left: entry.size, crc: Crc::new() };
-        walk.file(&entry.path, entry.mode & 0o111 != 0, &mut content)?;
+        walk.file(&entry.path, entry.mode & 0o111 != 0, entry.size, &mut content)?;
     }
     Ok(())
 }
@@ -156,7 +156,6 @@ fn check_entry(entry: &Entry, flags: u16) -> Result<(), BundleError> {
             ));
         }
     }
-    check_file_size(&path, entry.size)?;
     if flags & FLAG_ENCRYPTED != 0 {
         return Err(BundleError::corrupt(format!("{path:?} is encrypted")));
     }
