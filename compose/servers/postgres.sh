@@ -1,13 +1,13 @@
 # PostgreSQL, as durable as in production (fsync and synchronous_commit on), with TLS and pg_stat_statements. It refuses to
 # run as root: then it runs as the user `postgres`, who must be able to reach DIR. Role `gantry` owns the database `gantry`
 # and is no superuser; it may read statistics and end backends, because tests do both.
-# shellcheck shell=bash disable=SC2154
+# shellcheck shell=bash disable=SC2012,SC2034,SC2154
 
 # A fast shutdown: it does not wait for clients to leave.
 end_signal=INT
 
 find_postgres() {
-    bin=$(ls -d /usr/lib/postgresql/*/bin 2> /dev/null | sort -V | tail -n 1)
+    bin=$(ls -d /usr/lib/postgresql/*/bin 2> /dev/null | sort -V | tail -n 1) || true
     [[ -n $bin && -x $bin/postgres ]] || die "PostgreSQL is not installed: run compose/install"
     as_postgres=()
     (( EUID != 0 )) || as_postgres=(setpriv --reuid=postgres --regid=postgres --init-groups --)

@@ -1,10 +1,10 @@
 # RabbitMQ: its own node name space (a private epmd), cookie and HOME, so that it neither sees nor disturbs another broker
 # on the machine. It is started by the script in its library directory: Debian's wrapper in /usr/sbin changes the user
 # and writes to /var. There is no management plugin; users and policies come from a definitions file at boot.
-# shellcheck shell=bash disable=SC2154
+# shellcheck shell=bash disable=SC2012,SC2154
 
 rabbitmq_environment() {
-    sbin=$(ls -d /usr/lib/rabbitmq/lib/rabbitmq_server-*/sbin 2> /dev/null | tail -n 1)
+    sbin=$(ls -d /usr/lib/rabbitmq/lib/rabbitmq_server-*/sbin 2> /dev/null | tail -n 1) || true
     [[ -n $sbin ]] || die "RabbitMQ is not installed: run compose/install"
     export HOME=$dir/home
     export RABBITMQ_NODENAME=gantry@localhost

@@ -1,6 +1,6 @@
 # A server that speaks the S3 protocol with signatures over a directory (`s3-server` of shared/testkit), with one bucket. It is
 # for tests and for one machine; nothing of Gantry depends on which S3 server it talks to.
-# shellcheck shell=bash disable=SC2154
+# shellcheck shell=bash disable=SC2012,SC2154
 
 # The one that cargo built last; built if there is none.
 find_s3_server() {
