@@ -6,6 +6,19 @@ use serde::{Deserialize, Serialize};
 
 use crate::Secret;
 
+/// On which servers a process stands.
+#[derive(Debug, Clone, Default)]
+pub struct PortSettings {
+    /// `[record]`.
+    pub record: RecordSettings,
+    /// `[broker]`.
+    pub broker: BrokerSettings,
+    /// `[coordination]`.
+    pub coordination: CoordinationSettings,
+    /// `[artifacts]`.
+    pub artifacts: ArtifactsSettings,
+}
+
 /// `[record]`: where the truth is kept.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -100,7 +113,7 @@ pub struct CoordinationSettings {
     pub servers: String,
     /// `zookeeper`: the znode everything is under.
     pub root: String,
-    /// `zookeeper`: how long a session outlives its last heartbeat, in milliseconds.
+    /// How long what a process announced outlives its last sign of life, in milliseconds.
     pub session_ms: u64,
 }
 
