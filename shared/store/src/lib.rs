@@ -17,6 +17,7 @@
 
 mod error;
 mod execution;
+pub mod metrics;
 mod model;
 mod node;
 pub mod postgres;
@@ -33,3 +34,4 @@ pub use execution::{
 pub use model::{PushVersion, PushedVersion, VersionRow};
 pub use node::{Leadership, NodeEvent, NodeEventKind};
 pub use record::{CancelAnswer, Record};
+pub use writer::{Writer, WriterConfig, WriterTask};

@@ -8,7 +8,7 @@ use protocol::http::TimelineEvent;
 use rusqlite::{Connection, params};
 
 use super::accept::{NewRow, insert};
-use super::claim::{Also, MARK_SLOT_US, conclusion_of, end, expired};
+use super::claim::{Also, MARK_SLOT_US, cancelled, conclusion_of, end, expired};
 use super::fail::Fail;
 use super::row::{
     find, first_address, id, id_bytes, list, maybe_time, parsed, payload, run, time, timeline_text, us,
@@ -129,7 +129,7 @@ pub(super) fn rescue(c: &Connection, now: i64, lost: &Lost, limit: u32) -> Resul
         serde_json::Value::from(names).to_string()
     });
     let is_long_up = lost.open_since + us(lost.lease) < now;
-    let sql = "select id, execute_id, attempt, node, failures from execution
+    let sql = "select id, execute_id, attempt, node, failures, cancel_requested from execution
          where state = 'running' and ((leased_until < ?1 and ?2) or (?3 is not null and renewed_at < ?4
              and node not in (select value from json_each(coalesce(?3, '[]')))))
          order by leased_until limit ?5";
@@ -142,9 +142,22 @@ pub(super) fn rescue(c: &Connection, now: i64, lost: &Lost, limit: u32) -> Resul
             node: parsed(row, 3)?,
             conclusion: None,
         };
-        Ok((row.get::<_, i64>(0)?, row.get::<_, i32>(4)? + 1, rescued))
+        Ok((row.get::<_, i64>(0)?, row.get::<_, i32>(4)? + 1, row.get::<_, bool>(5)?, rescued))
     })?;
-    rows.into_iter().map(|(key, failures, rescued)| rescue_one(c, now, key, failures, rescued)).collect()
+    rows.into_iter()
+        .map(|(key, failures, cancel_requested, rescued)| {
+            let ending = match cancel_requested {
+                true => Some(cancelled()),
+                false => (failures >= limits::FAILURES_MAX).then(|| dead(failures, &rescued.node)),
+            };
+            rescue_one(c, now, key, failures, ending, rescued)
+        })
+        .collect()
+}
+
+fn dead(failures: i32, node: &NodeId) -> Ending {
+    let message = format!("its nodes were lost in {failures} attempts, the last one was {node}");
+    Ending::Dead(Failure::new(ErrorClass::NodeLost, message))
 }
 
 fn rescue_one(
@@ -152,6 +165,7 @@ fn rescue_one(
     now: i64,
     key: i64,
     failures: i32,
+    ending: Option<Ending>,
     mut rescued: Rescued,
 ) -> Result<Rescued, Fail> {
     let event = TimelineEvent {
@@ -161,10 +175,7 @@ fn rescue_one(
         node: rescued.node.to_string(),
     };
     let timeline = [event];
-    if failures >= limits::FAILURES_MAX {
-        let message =
-            format!("its nodes were lost in {failures} attempts, the last one was {}", rescued.node);
-        let ending = Ending::Dead(Failure::new(ErrorClass::NodeLost, message));
+    if let Some(ending) = ending {
         let also = Also { failures: Some(failures), timeline: &timeline, ..Also::default() };
         end(c, now, key, &ending, &also)?;
         rescued.conclusion = Some(Box::new(conclusion_of(c, key)?));
