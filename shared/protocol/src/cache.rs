@@ -2,6 +2,10 @@
 //!
 //! One connection, one request as a line of JSON, one answer as a line of JSON. The cache holds each bundle unpacked and
 //! read-only as `bundles/<digest>/`; the directory appears complete or not at all, so a worker that finds it need not ask.
+//!
+//! When the cache is full, bundles go by the time they were last used. Who runs from a bundle therefore opens its
+//! directory, holds a shared `flock(2)` on it while it runs and sets its modification time; sync takes out only what it
+//! can lock exclusively, by renaming it first. Whoever has the lock looks once more that the path is still there.
 
 use std::path::{Path, PathBuf};
 
