@@ -16,6 +16,7 @@
 
 mod backoff;
 mod consumer;
+mod depths;
 mod epoch;
 mod listener;
 mod message;
@@ -41,6 +42,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::consumer::{Consumers, Subscriber};
+use self::depths::Depths;
 use self::epoch::{CLOSE_LIMIT, Settings};
 use self::listener::{Ear, Listener};
 use self::message::Kept;
@@ -84,6 +86,7 @@ pub struct RabbitMq {
     reply_queue: String,
     publisher: Publisher,
     consumers: Consumers,
+    depths: Depths,
     closed: CancellationToken,
     tasks: TaskTracker,
 }
@@ -106,9 +109,10 @@ impl RabbitMq {
         let (consumed, first_consume) = oneshot::channel();
         tasks.spawn(supervise(settings.clone(), publishing, published, closed.clone()));
         tasks.spawn(supervise(settings.clone(), consuming, consumed, closed.clone()));
+        let depths = Depths::new(&settings);
         let names = settings.names.clone();
         let reply_queue = names.reply_queue();
-        let this = Self { names, reply_queue, publisher, consumers, closed, tasks };
+        let this = Self { names, reply_queue, publisher, consumers, depths, closed, tasks };
         for first in [first_publish, first_consume] {
             if let Ok(Err(error @ BrokerError::Topology { .. })) = first.await {
                 this.close().await;
@@ -218,7 +222,7 @@ impl Broker for RabbitMq {
     }
 
     async fn depth(&self, queue: &QueueName) -> Result<u64, BrokerError> {
-        self.consumers.depth(&self.names.queue(queue)).await
+        self.depths.of(&self.names.queue(queue)).await
     }
 
     fn is_ready(&self) -> bool {
@@ -229,6 +233,6 @@ impl Broker for RabbitMq {
         drop(timeout(CLOSE_LIMIT, self.publisher.flush()).await);
         self.closed.cancel();
         self.tasks.close();
-        drop(timeout(TASKS_LIMIT, self.tasks.wait()).await);
+        drop(timeout(TASKS_LIMIT, async { tokio::join!(self.tasks.wait(), self.depths.close()) }).await);
     }
 }

@@ -8,7 +8,7 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-use super::epoch::{CLOSE_LIMIT, Epoch, Settings, close_channel};
+use super::epoch::{CLOSE_LIMIT, Epoch, Settings};
 use super::listener::Listener;
 use super::subscription::{Stopped, Subscription};
 use super::supervisor::Service;
@@ -72,17 +72,6 @@ impl Consumers {
             started = &mut started => started.unwrap_or(Ok(())),
             _ = link.wait_for(Option::is_none) => Ok(()),
         }
-    }
-
-    /// How many messages wait in a queue: 0 if there is none.
-    pub(super) async fn depth(&self, queue: &str) -> Result<u64, BrokerError> {
-        let Some(epoch) = self.link.borrow().clone() else {
-            return Err(BrokerError::Away("there is no connection"));
-        };
-        let channel = epoch.channel().await?;
-        let Some(found) = topology::look_up(&channel, queue).await? else { return Ok(0) };
-        close_channel(&channel).await;
-        Ok(found.message_count().into())
     }
 }
 

@@ -90,10 +90,12 @@ impl Epoch {
         ask("open a channel", self.connection.create_channel()).await
     }
 
-    /// What the connection says about itself: its end.
+    /// What the connection says about its end. The driver also tells what happened to single channels; that is
+    /// left to those who use them.
     pub(super) fn events(&self) -> impl Stream<Item = BrokerError> + Send {
         self.connection.events_listener().filter_map(|event| async move {
-            if let Event::Error(error) = event { Some(failed("keep the connection")(error)) } else { None }
+            let Event::Error(error) = event else { return None };
+            (!error.is_amqp_soft_error()).then(|| failed("keep the connection")(error))
         })
     }
 

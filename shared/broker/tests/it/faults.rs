@@ -1,0 +1,1 @@
+//! RabbitMQ's faults.

@@ -1,0 +1,1 @@
+//! RabbitMQ's traps that need no fault.
