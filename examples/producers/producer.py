@@ -2,7 +2,7 @@
 
     python3 producer.py MODEL INPUT [QUEUE]
 
-INPUT is JSON. The broker is the one AMQP_URL names (amqp://guest:guest@127.0.0.1:5672/ if unset).
+INPUT is JSON. The broker is the one GANTRY_AMQP_URL names (amqp://guest:guest@127.0.0.1:5672/ if unset).
 """
 
 import os
@@ -22,7 +22,7 @@ def uuid7():
 
 
 def main(model, payload, queue="default"):
-    connection = pika.BlockingConnection(pika.URLParameters(os.environ.get("AMQP_URL", "amqp://guest:guest@127.0.0.1:5672/")))
+    connection = pika.BlockingConnection(pika.URLParameters(os.environ.get("GANTRY_AMQP_URL", "amqp://guest:guest@127.0.0.1:5672/")))
     channel = connection.channel()
     channel.confirm_delivery()  # the execution is accepted when the broker confirms
     replies = channel.queue_declare(queue=f"producer.{uuid.uuid4()}", exclusive=True).method.queue

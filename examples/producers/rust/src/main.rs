@@ -1,7 +1,7 @@
 //! Runs a model by publishing to RabbitMQ, and prints the reply.
 //!
 //! ```sh
-//! AMQP_URL=amqp://... cargo run -- MODEL INPUT [QUEUE]
+//! GANTRY_AMQP_URL=amqp://... cargo run -- MODEL INPUT [QUEUE]
 //! ```
 
 use std::env;
@@ -22,7 +22,7 @@ async fn main() -> anyhow::Result<()> {
         bail!("usage: producer MODEL INPUT [QUEUE]");
     };
     let queue = arguments.next().unwrap_or_else(|| "default".to_owned());
-    let url = env::var("AMQP_URL").unwrap_or_else(|_| "amqp://guest:guest@127.0.0.1:5672/".to_owned());
+    let url = env::var("GANTRY_AMQP_URL").unwrap_or_else(|_| "amqp://guest:guest@127.0.0.1:5672/".to_owned());
 
     let connection = Connection::connect(&url, ConnectionProperties::default()).await.context("connect")?;
     let channel = connection.create_channel().await?;

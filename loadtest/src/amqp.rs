@@ -1,0 +1,147 @@
+//! Calls by publishing straight to RabbitMQ, as a producer of one's own would.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use broker::rabbitmq::{RabbitMq, RabbitMqConfig};
+use broker::{Broker, PublishError};
+use domain::{ExecuteId, ModelName, Payload, QueueName, State, VersionSelector};
+use jiff::Timestamp;
+use protocol::{HeaderValue, RawMessage, Reply, ReplyAddress, Request, header};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{sleep, timeout};
+use tokio_util::task::TaskTracker;
+
+use crate::call::{Call, End, Outcome};
+use crate::cli;
+use crate::http::Gateways;
+
+/// How long a reply is waited for before the record is asked.
+const REPLY: Duration = Duration::from_secs(30);
+/// The pause before something is published again.
+const PAUSE: Duration = Duration::from_millis(200);
+
+type Waiting = Arc<Mutex<HashMap<String, oneshot::Sender<RawMessage>>>>;
+
+/// A producer.
+pub struct Producer {
+    broker: RabbitMq,
+    queue: QueueName,
+    waiting: Waiting,
+    /// Owns the task that hands replies out.
+    replies: TaskTracker,
+}
+
+impl Producer {
+    /// Connects, and begins to receive replies.
+    ///
+    /// # Errors
+    /// The configuration cannot be right. A broker that is away is waited for.
+    pub async fn connect(args: &cli::Amqp) -> anyhow::Result<Self> {
+        let config = RabbitMqConfig {
+            url: args.amqp_url.clone(),
+            prefix: args.prefix.clone(),
+            ..RabbitMqConfig::default()
+        };
+        let name = format!("loadtest-{}", ExecuteId::new(now_ms()));
+        let broker = RabbitMq::connect(&config, &name).await.context("connect to the broker")?;
+        let incoming = broker.replies().await.context("receive replies")?;
+        let waiting = Waiting::default();
+        let replies = TaskTracker::new();
+        replies.spawn(hand_out(incoming, waiting.clone()));
+        Ok(Self { broker, queue: args.queue.clone(), waiting, replies })
+    }
+
+    /// Makes `call` to `model` under one id, published until it is confirmed, and waits for its end.
+    pub async fn call(&self, model: &ModelName, gateways: &Gateways, call: Call) -> Outcome {
+        let execute_id = ExecuteId::new(now_ms());
+        let mut outcome = Outcome {
+            execute_id: None,
+            end: End::Unresolved("not published".to_owned()),
+            retried: 0,
+            has_two_ids: false,
+        };
+        let (sender, reply) = oneshot::channel();
+        lock(&self.waiting).insert(execute_id.to_string(), sender);
+        let message = self.request(model, execute_id, &call).to_message();
+        while let Err(error) = self.broker.publish(&self.queue, message.clone()).await {
+            outcome.end = match &error {
+                PublishError::Refused | PublishError::Away(_) => End::Refused(error.to_string()),
+                PublishError::Unknown { .. } => End::Unresolved(error.to_string()),
+            };
+            if Instant::now() + PAUSE > call.until {
+                lock(&self.waiting).remove(&execute_id.to_string());
+                return outcome;
+            }
+            outcome.retried += 1;
+            sleep(PAUSE).await;
+        }
+        outcome.execute_id = Some(execute_id);
+        outcome.end = match timeout(REPLY.min(call.until - Instant::now().min(call.until)), reply).await {
+            Ok(Ok(reply)) => end_of(reply, &call),
+            // Replies are hints: the record has the answer.
+            Ok(Err(_)) | Err(_) => gateways.ending(execute_id, &call).await,
+        };
+        lock(&self.waiting).remove(&execute_id.to_string());
+        outcome
+    }
+
+    fn request(&self, model: &ModelName, execute_id: ExecuteId, call: &Call) -> Request {
+        Request {
+            execute_id,
+            model: model.clone(),
+            version: VersionSelector::default(),
+            queue: self.queue.clone(),
+            input: Payload::new(Payload::JSON, call.input.clone()),
+            deadline: None,
+            reply_address: Some(ReplyAddress {
+                reply_to: self.broker.reply_queue().to_owned(),
+                correlation_id: execute_id.to_string(),
+            }),
+            traceparent: None,
+            recorded: false,
+        }
+    }
+
+    /// Ends the connections, and what hands the replies out.
+    pub async fn close(self) {
+        self.broker.close().await;
+        self.replies.close();
+        self.replies.wait().await;
+    }
+}
+
+async fn hand_out(mut incoming: mpsc::Receiver<RawMessage>, waiting: Waiting) {
+    while let Some(reply) = incoming.recv().await {
+        let waiter = reply.correlation_id.as_ref().and_then(|id| lock(&waiting).remove(id));
+        if let Some(waiter) = waiter {
+            // Its call may have given up.
+            let _gone = waiter.send(reply);
+        }
+    }
+}
+
+fn lock(waiting: &Waiting) -> MutexGuard<'_, HashMap<String, oneshot::Sender<RawMessage>>> {
+    waiting.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn end_of(reply: RawMessage, call: &Call) -> End {
+    let is_rejection = reply.headers.get(header::STATE) == Some(&HeaderValue::Text("rejected".to_owned()));
+    if is_rejection {
+        return End::Refused(String::from_utf8_lossy(&reply.body).into_owned());
+    }
+    match Reply::parse(reply) {
+        Ok(reply) => match reply.ending.result() {
+            Some(result) if call.is_echo && result.bytes != call.input => End::Wrong,
+            Some(_) => End::Succeeded,
+            None => End::Ended(reply.ending.state()),
+        },
+        Err(_) => End::Ended(State::Failed),
+    }
+}
+
+fn now_ms() -> u64 {
+    Timestamp::now().as_millisecond().try_into().unwrap_or(0)
+}
