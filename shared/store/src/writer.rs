@@ -62,7 +62,7 @@ pub struct Writer {
 
 /// The other end of a [`Writer`]: whoever owns it runs it and joins it.
 pub struct WriterTask {
-    record: Arc<dyn Record>,
+    record: Written,
     accept: Batches<NewExecution>,
     claim: Batches<ClaimRequest>,
     append: Batches<Append>,
@@ -90,6 +90,7 @@ impl Writer {
         let (claim, claims) = batches::channel(&config);
         let (append, appends) = batches::channel(&config);
         let (finish, finishes) = batches::channel(&config);
+        let record = Written(record);
         let task = WriterTask { record, accept: accepts, claim: claims, append: appends, finish: finishes };
         (Self { accept, claim, append, finish }, task)
     }
@@ -213,26 +214,29 @@ impl Row for Finish {
     }
 }
 
-impl Write<NewExecution> for Arc<dyn Record> {
+/// What the batches are written to.
+struct Written(Arc<dyn Record>);
+
+impl Write<NewExecution> for Written {
     async fn write(&self, rows: &[NewExecution]) -> Result<Vec<Acceptance>, StoreError> {
-        self.accept(rows).await
+        self.0.accept(rows).await
     }
 }
 
-impl Write<ClaimRequest> for Arc<dyn Record> {
+impl Write<ClaimRequest> for Written {
     async fn write(&self, rows: &[ClaimRequest]) -> Result<Vec<ClaimAnswer>, StoreError> {
-        self.claim(rows).await
+        self.0.claim(rows).await
     }
 }
 
-impl Write<Append> for Arc<dyn Record> {
+impl Write<Append> for Written {
     async fn write(&self, rows: &[Append]) -> Result<Vec<Appended>, StoreError> {
-        self.append(rows).await
+        self.0.append(rows).await
     }
 }
 
-impl Write<Finish> for Arc<dyn Record> {
+impl Write<Finish> for Written {
     async fn write(&self, rows: &[Finish]) -> Result<Vec<Finished>, StoreError> {
-        self.finish(rows).await
+        self.0.finish(rows).await
     }
 }

@@ -194,6 +194,7 @@ pub(super) fn cancel(
     };
     Ok(Some(match state {
         State::Queued | State::Delayed => {
+            run(c, "update execution set cancel_requested = 1 where id = ?1", [key])?;
             end(c, now, key, &cancelled(), &Also::default())?;
             CancelAnswer::Cancelled(Box::new(conclusion_of(c, key)?))
         }

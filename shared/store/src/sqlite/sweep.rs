@@ -235,8 +235,7 @@ pub(super) fn bury(
             key
         }
     };
-    let message = format!("its message was found among the dead letters: {reason}");
-    let ending = Ending::Dead(Failure::new(ErrorClass::Internal, message));
+    let ending = Ending::Dead(Failure::new(ErrorClass::Internal, reason));
     end(c, now, key, &ending, &Also::default())?;
     Ok(Some(conclusion_of(c, key)?))
 }

@@ -33,10 +33,13 @@ impl Row for Numbered {
     }
 }
 
+/// Keys and numbers.
+type WrittenBatch = Vec<(u128, u32)>;
+
 /// Keeps what was written, batch by batch.
 #[derive(Clone)]
 struct Written {
-    batches: Arc<Mutex<Vec<Vec<(u128, u32)>>>>,
+    batches: Arc<Mutex<Vec<WrittenBatch>>>,
     /// One permit for each batch that may go on.
     gate: Arc<Semaphore>,
     /// The failures that come before anything else.
