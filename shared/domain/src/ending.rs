@@ -6,6 +6,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::State;
+use crate::limits::JSON_DEPTH_MAX;
 
 /// Why an execution did not succeed. Always set on a non-success.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -123,13 +124,38 @@ impl Payload {
         media_type.eq_ignore_ascii_case(Self::JSON) || media_type.ends_with("+json")
     }
 
-    /// Is it one JSON text (RFC 8259)? It is read once and nothing of it is kept.
+    /// Is it one JSON text (RFC 8259) that nests at most [`JSON_DEPTH_MAX`] deep? It is read once and nothing of it is
+    /// kept.
     ///
     /// # Errors
     /// What is wrong, with line and column.
     pub fn check_json(&self) -> Result<(), serde_json::Error> {
-        serde_json::from_slice::<serde::de::IgnoredAny>(&self.bytes).map(drop)
+        serde_json::from_slice::<serde::de::IgnoredAny>(&self.bytes)?;
+        if depth(&self.bytes) > JSON_DEPTH_MAX {
+            let message = format!("arrays and objects nest more than {JSON_DEPTH_MAX} deep");
+            return Err(serde::de::Error::custom(message));
+        }
+        Ok(())
     }
+}
+
+/// How deep the arrays and objects of a JSON text nest.
+fn depth(json: &[u8]) -> usize {
+    let (mut depth, mut deepest, mut in_string, mut escaped) = (0_usize, 0, false, false);
+    for byte in json {
+        match (in_string, byte) {
+            (true, _) if escaped => escaped = false,
+            (true, b'\\') => escaped = true,
+            (_, b'"') => in_string = !in_string,
+            (false, b'[' | b'{') => {
+                depth += 1;
+                deepest = deepest.max(depth);
+            }
+            (false, b']' | b'}') => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    deepest
 }
 
 /// What went wrong, for people and programs.
@@ -220,6 +246,27 @@ impl Ending {
             State::Expired => failure.map(Self::Expired),
             State::Dead => failure.map(Self::Dead),
             State::Queued | State::Delayed | State::Running => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn json_is_checked_to_its_depth() {
+        let check = |text: String| Payload::new(Payload::JSON, text.into_bytes()).check_json();
+        let nested = |depth| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
+        assert!(check(nested(JSON_DEPTH_MAX)).is_ok());
+        assert!(check(nested(JSON_DEPTH_MAX + 1)).is_err());
+        assert!(check(nested(100_000)).is_err());
+        assert!(
+            check(format!("[\"{}\\\"\"]", "[{".repeat(1_000))).is_ok(),
+            "brackets in a string do not nest"
+        );
+        for text in ["{", "{\"a\":}", "[1,]", "1 2", "\u{feff}1", ""] {
+            assert!(check(text.to_owned()).is_err(), "{text}");
         }
     }
 }

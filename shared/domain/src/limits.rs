@@ -4,6 +4,8 @@ use std::time::Duration;
 
 /// The largest input of an execution that is stored and sent inline.
 pub const INPUT_BYTES_MAX: usize = 1 << 20;
+/// The deepest that arrays and objects of a JSON input or result may nest.
+pub const JSON_DEPTH_MAX: usize = 128;
 /// The largest result that is stored and sent inline; a larger one fails as `too_large`.
 pub const RESULT_BYTES_MAX: usize = 1 << 20;
 /// The largest bundle that may be uploaded, packed.

@@ -1,0 +1,277 @@
+use std::time::Duration;
+
+use axum::Json;
+use axum::body::Body;
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Path, Query, State};
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+use broker::Control;
+use domain::limits::LIST_PAGE_MAX;
+use domain::{ExecuteId, ModelName, VersionSelector};
+use protocol::{Problem, ProblemCode, Reply, http};
+use serde::Deserialize;
+use store::{CancelAnswer, Conclusion, ExecutionFilter};
+use tokio::time::Instant;
+
+use super::answer;
+use crate::admission;
+use crate::gateway::Gateway;
+use crate::problem::Refusal;
+use crate::submission::{self, Submission};
+
+/// The parameters of a query, or what is wrong with them.
+pub(crate) fn parameters<T>(query: Result<Query<T>, QueryRejection>) -> Result<T, Refusal> {
+    match query {
+        Ok(Query(parameters)) => Ok(parameters),
+        Err(rejection) => Err(Refusal::new(ProblemCode::Parameter, rejection.body_text())),
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct SubmitParameters {
+    version: Option<String>,
+}
+
+/// Run a model
+///
+/// The body is the input. The answer is the result itself if it comes in time, else a handle.
+#[utoipa::path(
+    post,
+    path = "/v1/models/{model}/executions",
+    params(
+        ("model" = String, Path, description = "The model."),
+        ("version" = Option<String>, Query, description = "Version number or alias; `latest` if absent."),
+        ("Prefer" = Option<String>, Header, description = "`wait=N`: at most N seconds (30 if absent, at most 300); `respond-async`: do not wait."),
+        ("Idempotency-Key" = Option<String>, Header, description = "The same key is the same execution for 24 hours."),
+        ("Gantry-Deadline" = Option<String>, Header, description = "Never start after this time (RFC 3339).")
+    ),
+    request_body(content = String, description = "The input: JSON unless Content-Type says otherwise; 1 byte to 1 MiB.", content_type = "application/json"),
+    responses(
+        (status = 200, description = "The result itself, with its content type."),
+        (status = 202, description = "Accepted; ask again under `Location`.", body = http::Handle),
+        (status = "4XX", description = "Refused; or `422`: the script failed; or `409`: cancelled.", body = Problem, content_type = "application/problem+json"),
+        (status = "5XX", description = "`503`: nothing was accepted; `504`: ran too long, or expired; `500`: dead.", body = Problem, content_type = "application/problem+json")
+    )
+)]
+pub(crate) async fn submit(
+    State(gateway): State<Gateway>,
+    Path(model): Path<String>,
+    query: Result<Query<SubmitParameters>, QueryRejection>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Refusal> {
+    let model: ModelName = admission::name(&model)?;
+    let parameters = parameters(query)?;
+    let selector: VersionSelector =
+        parameters.version.as_deref().map(admission::name).transpose()?.unwrap_or_default();
+    let wait = admission::preferred_wait(&headers)?;
+    let idempotency_key = admission::idempotency_key(&headers)?;
+    let deadline = admission::deadline(&headers)?;
+    let traceparent = admission::header_text(&headers, "traceparent")?.filter(|text| text.len() <= 255);
+    let input = admission::input(&headers, body).await?;
+    let version = gateway.versions.find(&gateway.tenant, &model, &selector).await?;
+    let Some(version) = version else { return Err(no_version(&gateway, &model, &selector).await?) };
+    let traceparent = traceparent.map(str::to_owned);
+    let submission = Submission { model, version, input, idempotency_key, deadline, traceparent, wait };
+    let submitted = submission::submit(&gateway, submission).await?;
+    let mut response = answer::submitted(&gateway, submitted).await;
+    if headers.contains_key("prefer") {
+        let applied =
+            if wait.is_zero() { "respond-async".to_owned() } else { format!("wait={}", wait.as_secs()) };
+        if let Ok(applied) = HeaderValue::from_str(&applied) {
+            response.headers_mut().insert("preference-applied", applied);
+        }
+    }
+    Ok(response)
+}
+
+async fn no_version(
+    gateway: &Gateway,
+    model: &ModelName,
+    selector: &VersionSelector,
+) -> Result<Refusal, Refusal> {
+    let versions = gateway.ports.record.list_versions(&gateway.tenant, Some(model)).await?;
+    Ok(match versions.first() {
+        None => Refusal::new(ProblemCode::ModelNotFound, format!("there is no model {model}")),
+        Some(newest) => Refusal::new(
+            ProblemCode::VersionNotFound,
+            format!("model {model} has no version {selector}; its newest is {}", newest.version),
+        ),
+    })
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ListParameters {
+    model: Option<String>,
+    state: Option<String>,
+    before: Option<String>,
+    limit: Option<u32>,
+}
+
+/// List executions
+///
+/// The youngest first.
+#[utoipa::path(
+    get,
+    path = "/v1/executions",
+    params(
+        ("model" = Option<String>, Query, description = "Only of this model."),
+        ("state" = Option<String>, Query, description = "Only in this state."),
+        ("before" = Option<String>, Query, description = "Only ids below this one: `next` of the page before."),
+        ("limit" = Option<u32>, Query, description = "1 to 200; 50 if absent.")
+    ),
+    responses(
+        (status = 200, body = http::ExecutionList),
+        (status = 400, body = Problem, content_type = "application/problem+json")
+    )
+)]
+pub(crate) async fn list_executions(
+    State(gateway): State<Gateway>,
+    query: Result<Query<ListParameters>, QueryRejection>,
+) -> Result<Json<http::ExecutionList>, Refusal> {
+    let parameters = parameters(query)?;
+    let limit = parameters.limit.unwrap_or(50);
+    if !(1..=LIST_PAGE_MAX).contains(&limit) {
+        let detail = format!("limit is 1 to {LIST_PAGE_MAX}, not {limit}");
+        return Err(Refusal::new(ProblemCode::Parameter, detail));
+    }
+    let filter = ExecutionFilter {
+        model: parameters.model.as_deref().map(admission::name).transpose()?,
+        state: parameters.state.as_deref().map(admission::name).transpose()?,
+        before: parameters.before.as_deref().map(admission::execute_id).transpose()?,
+        limit,
+    };
+    let rows = gateway.ports.record.list_executions(&gateway.tenant, &filter).await?;
+    let executions: Vec<_> = rows.into_iter().map(|row| row.execution).collect();
+    let is_full = executions.len() == limit as usize;
+    let next = executions.last().filter(|_| is_full).map(|last| last.execute_id);
+    Ok(Json(http::ExecutionList { executions, next }))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct GetParameters {
+    wait: Option<String>,
+}
+
+/// Show an execution
+#[utoipa::path(
+    get,
+    path = "/v1/executions/{execute_id}",
+    params(
+        ("execute_id" = String, Path, description = "The execution."),
+        ("wait" = Option<u64>, Query, description = "Wait at most this many seconds (0 to 300) for it to end.")
+    ),
+    responses(
+        (status = 200, body = http::Execution),
+        (status = 404, body = Problem, content_type = "application/problem+json")
+    )
+)]
+pub(crate) async fn get_execution(
+    State(gateway): State<Gateway>,
+    Path(execute_id): Path<String>,
+    query: Result<Query<GetParameters>, QueryRejection>,
+) -> Result<Json<http::Execution>, Refusal> {
+    let execute_id = admission::execute_id(&execute_id)?;
+    let wait =
+        parameters(query)?.wait.as_deref().map(admission::wait_seconds).transpose()?.unwrap_or_default();
+    let mut execution = find(&gateway, execute_id).await?;
+    if !wait.is_zero() && !execution.state.is_terminal() {
+        let waiting = gateway.waiters.register(execute_id)?;
+        submission::wait(&gateway, execute_id, waiting, Instant::now() + wait).await?;
+        execution = find(&gateway, execute_id).await?;
+    }
+    Ok(Json(execution))
+}
+
+/// The row of an execution, or the refusal that there is none.
+pub(crate) async fn find(gateway: &Gateway, execute_id: ExecuteId) -> Result<http::Execution, Refusal> {
+    let row = gateway.ports.record.find_execution(&gateway.tenant, execute_id).await?;
+    row.map(|row| row.execution).ok_or_else(|| not_found(execute_id))
+}
+
+fn not_found(execute_id: ExecuteId) -> Refusal {
+    Refusal::new(ProblemCode::ExecutionNotFound, format!("there is no execution {execute_id}"))
+}
+
+/// Get the result
+///
+/// The result itself with its content type, or the failure as a problem with its own status.
+#[utoipa::path(
+    get,
+    path = "/v1/executions/{execute_id}/result",
+    params(("execute_id" = String, Path, description = "The execution.")),
+    responses(
+        (status = 200, description = "The result itself, with its content type."),
+        (status = 409, description = "It has not ended (`not_finished`), or was cancelled.", body = Problem, content_type = "application/problem+json"),
+        (status = 404, body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "The script failed.", body = Problem, content_type = "application/problem+json")
+    )
+)]
+pub(crate) async fn get_result(
+    State(gateway): State<Gateway>,
+    Path(execute_id): Path<String>,
+) -> Result<Response, Refusal> {
+    let execute_id = admission::execute_id(&execute_id)?;
+    if let Some((attempt, ending)) = gateway.ports.record.find_ending(&gateway.tenant, execute_id).await? {
+        return Ok(answer::ended(&gateway, &Reply { execute_id, attempt, ending, run: Duration::ZERO }).await);
+    }
+    let execution = find(&gateway, execute_id).await?;
+    let detail = format!(
+        "execution {execute_id} is {}; ask again, or wait with /v1/executions/{execute_id}?wait=30",
+        execution.state
+    );
+    Err(Refusal::from(Problem {
+        execute_id: Some(execute_id),
+        state: Some(execution.state),
+        ..Problem::new(ProblemCode::NotFinished, detail)
+    }))
+}
+
+/// Take an execution back
+///
+/// One that has not started is cancelled at once; a running one gets SIGTERM, and its tree is killed after the grace.
+#[utoipa::path(
+    post,
+    path = "/v1/executions/{execute_id}/cancel",
+    params(("execute_id" = String, Path, description = "The execution.")),
+    responses(
+        (status = 200, description = "It is cancelled, or had ended before: its row.", body = http::Execution),
+        (status = 202, description = "It is running and has been asked to end.", body = http::Handle),
+        (status = 404, body = Problem, content_type = "application/problem+json")
+    )
+)]
+pub(crate) async fn cancel(
+    State(gateway): State<Gateway>,
+    Path(execute_id): Path<String>,
+) -> Result<Response, Refusal> {
+    let execute_id = admission::execute_id(&execute_id)?;
+    match gateway.ports.record.cancel(&gateway.tenant, execute_id).await? {
+        None => Err(not_found(execute_id)),
+        Some(CancelAnswer::Requested) => {
+            gateway.ports.broker.broadcast(Control::Cancel(execute_id));
+            Ok(answer::accepted(execute_id, domain::State::Running))
+        }
+        Some(CancelAnswer::Cancelled(conclusion)) => {
+            tell(&gateway, *conclusion);
+            Ok((StatusCode::OK, Json(find(&gateway, execute_id).await?)).into_response())
+        }
+        Some(CancelAnswer::AlreadyEnded(_)) => {
+            Ok((StatusCode::OK, Json(find(&gateway, execute_id).await?)).into_response())
+        }
+    }
+}
+
+/// Replies to everybody who waits for what ended here.
+fn tell(gateway: &Gateway, conclusion: Conclusion) {
+    let Some(ending) = conclusion.ending else { return };
+    let reply =
+        Reply { execute_id: conclusion.execute_id, attempt: conclusion.attempt, ending, run: Duration::ZERO };
+    for address in conclusion.reply_addresses {
+        gateway.ports.broker.reply(&address, reply.to_message(address.correlation_id.clone()));
+    }
+    gateway.waiters.wake(reply);
+}
