@@ -9,6 +9,7 @@
 //!   provider, signals that begin a [`Shutdown`], and the exit code.
 
 mod configuration;
+mod connect;
 mod log;
 mod metrics;
 mod ports;
@@ -17,6 +18,7 @@ pub mod settings;
 mod shutdown;
 
 pub use configuration::{ConfigurationError, Entry, Loaded, Secret, defaults, load};
+pub use connect::postgres_config;
 pub use log::log_to_stderr;
 pub use metrics::metrics_text;
 pub use ports::Ports;

@@ -47,4 +47,16 @@ impl ShutdownTrigger {
         self.0.drain.cancel();
         self.0.stop.cancel();
     }
+
+    /// Has the drain begun?
+    #[must_use]
+    pub fn is_draining(&self) -> bool {
+        self.0.drain.is_cancelled()
+    }
+
+    /// Was the drain cut short?
+    #[must_use]
+    pub fn is_stopping(&self) -> bool {
+        self.0.stop.is_cancelled()
+    }
 }
