@@ -1,1 +1,183 @@
-//! ZooKeeper.
+//! ZooKeeper: nodes, leaders and versions as znodes under one root.
+//!
+//! | znode | is | holds |
+//! |---|---|---|
+//! | `nodes/<name>` | ephemeral | the [`NodeInfo`] of the node, as JSON |
+//! | `models/<model>/<version>` | persistent | the [`VersionNotice`], as JSON |
+//! | `leader/<what>/_c_<uuid>-latch-<sequence>` | ephemeral, sequential | who stands for election |
+//!
+//! `session` keeps one session alive for ever and says when it is connected. Everything else is a task that *reconciles*:
+//! whenever a connection is made (again, or under a new session) and every 30 s it reads what is there and makes it what
+//! it should be. So a disconnect, an expired session, a lost event and a lost answer all have one cure, and none of them
+//! is trusted to be noticed.
+//!
+//! What the client crate does that its names don't say is hidden here, each under a test that names it: its lock recipe
+//! is not used (a cancelled one leaks), every call has a time limit and an outcome that may be unknown, an expired client
+//! is dead and a new one is made, watches may lose events over a reconnect.
+//!
+//! TLS comes with the cargo feature `zk-tls`: servers are then written `tcp+tls://host:port`. It is off by default,
+//! because the crate ties it to a second cryptography provider that everything else does without.
+
+mod announcement;
+mod election;
+mod session;
+mod watching;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use protocol::NodeInfo;
+use tokio::sync::watch;
+use tokio::time::timeout;
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::task::TaskTracker;
+use tracing::warn;
+
+use crate::port::Announcement;
+use crate::view::View;
+use crate::{Coordination, CoordinationError, Lead, Link, Membership, VersionNotice};
+use announcement::Announced;
+use session::{Connection, Failure};
+
+/// Which ensemble, and where in it.
+#[derive(Debug, Clone)]
+pub struct ZooKeeperConfig {
+    /// `host:port,host:port,host:port`.
+    pub servers: String,
+    /// The znode everything is under; made if it is not there.
+    pub root: String,
+    /// How long a session outlives its last heartbeat, in milliseconds. The servers clamp it to 2 to 20 of their ticks.
+    pub session_ms: u64,
+}
+
+/// The coordination on ZooKeeper.
+///
+/// Its tasks end when it is closed or dropped.
+pub struct ZooKeeper {
+    shared: Arc<Shared>,
+    _ends_tasks: DropGuard,
+}
+
+struct Shared {
+    config: ZooKeeperConfig,
+    view: View,
+    /// `None` while there is none.
+    connection: watch::Sender<Option<Connection>>,
+    watches_versions: AtomicBool,
+    /// Ends the tasks that use the session, which ends last.
+    closing: CancellationToken,
+    tasks: TaskTracker,
+    /// Ends the session.
+    ending: CancellationToken,
+    session: TaskTracker,
+}
+
+const CLOSE_LIMIT: Duration = Duration::from_secs(3);
+
+impl ZooKeeper {
+    /// Begins to connect, and tries for ever. Must be called inside a Tokio runtime.
+    #[must_use]
+    pub fn connect(config: &ZooKeeperConfig) -> Self {
+        let ending = CancellationToken::new();
+        let shared = Arc::new(Shared {
+            config: config.clone(),
+            view: View::new(),
+            connection: watch::Sender::new(None),
+            watches_versions: AtomicBool::new(false),
+            closing: ending.child_token(),
+            tasks: TaskTracker::new(),
+            ending: ending.clone(),
+            session: TaskTracker::new(),
+        });
+        shared.session.spawn(session::supervise(Arc::clone(&shared)));
+        shared.spawn(watching::nodes(Arc::clone(&shared)));
+        Self { shared, _ends_tasks: ending.drop_guard() }
+    }
+}
+
+impl Shared {
+    /// Runs until it is closed.
+    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.tasks.spawn(self.closing.clone().run_until_cancelled_owned(task));
+    }
+
+    /// Waits until there is a connection.
+    async fn connected(&self) -> Connection {
+        let mut connection = self.connection.subscribe();
+        loop {
+            if let Some(connection) = connection.borrow_and_update().clone() {
+                return connection;
+            }
+            if connection.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    /// Ends when `of` is no longer the connection.
+    async fn disconnected(&self, of: &Connection) {
+        let mut connection = self.connection.subscribe();
+        let changed = connection.wait_for(|now| now.as_ref().is_none_or(|now| now.epoch != of.epoch));
+        drop(changed.await);
+    }
+}
+
+#[async_trait]
+impl Coordination for ZooKeeper {
+    async fn join(&self, info: NodeInfo) -> Result<Membership, CoordinationError> {
+        let announced: Arc<dyn Announcement> = Arc::new(Announced::join(&self.shared, info).await?);
+        Ok(Membership::new(announced))
+    }
+
+    fn nodes(&self) -> watch::Receiver<Arc<[NodeInfo]>> {
+        self.shared.view.nodes.subscribe()
+    }
+
+    fn link(&self) -> watch::Receiver<Link> {
+        self.shared.view.link.subscribe()
+    }
+
+    async fn publish_version(&self, notice: &VersionNotice) -> Result<(), CoordinationError> {
+        const STEP: &str = "note a version for every node";
+        let connection = self.shared.connection.borrow().clone();
+        let Some(Connection { session, .. }) = connection else {
+            return Err(CoordinationError::Away("there is no connection to ZooKeeper"));
+        };
+        let data = serde_json::to_vec(notice)
+            .map_err(|error| CoordinationError::Refused { step: STEP, source: error.into() })?;
+        let model = session.path(&["models", notice.model.as_str()]);
+        let noted = async {
+            session.make_directory(&model).await?;
+            session.create_persistent(&format!("{model}/{}", notice.version), &data).await
+        };
+        noted.await.map_err(|failure: Failure| failure.at(STEP))
+    }
+
+    fn versions(&self) -> watch::Receiver<Arc<[VersionNotice]>> {
+        if !self.shared.watches_versions.swap(true, Ordering::Relaxed) {
+            self.shared.spawn(watching::versions(Arc::clone(&self.shared)));
+        }
+        self.shared.view.versions.subscribe()
+    }
+
+    fn lead(&self, what: &str, holder: &str) -> watch::Receiver<Lead> {
+        let (lead, watched) = watch::channel(Lead::No);
+        let task = election::stand(Arc::clone(&self.shared), what.to_owned(), holder.to_owned(), lead);
+        self.shared.tasks.spawn(task);
+        watched
+    }
+
+    async fn close(&self) {
+        self.shared.closing.cancel();
+        self.shared.tasks.close();
+        let tasks = timeout(CLOSE_LIMIT, self.shared.tasks.wait()).await;
+        self.shared.ending.cancel();
+        self.shared.session.close();
+        let session = timeout(CLOSE_LIMIT, self.shared.session.wait()).await;
+        if tasks.is_err() || session.is_err() {
+            warn!("the ZooKeeper session did not close in time; what it announced runs out by itself");
+        }
+    }
+}
