@@ -1,1 +1,278 @@
-//! PostgreSQL.
+//! The record on PostgreSQL: for any number of machines.
+//!
+//! Every operation is one constant statement of `postgres/sql/`, which may be a batch of any size: lists travel as arrays.
+//! Each statement guards what it changes by state and attempt, on the database's clock, and locks the rows it changes in
+//! the order of their ids before it changes any, so overlapping batches wait for each other and never in a circle. (The
+//! exceptions, pushing a version, a node's events and the upkeep, are transactions of a few statements.) A statement sees
+//! the rows that were committed before it began; where it lost a race against one that committed since, it says so for
+//! those rows, and only they are looked at again.
+//!
+//! Every call has a deadline, and the connection of one that missed it, or whose caller went away, is thrown away
+//! ([`client`]).
+
+mod accept;
+mod attempt;
+mod claim;
+mod client;
+mod config;
+mod fail;
+mod log;
+mod migrate;
+mod model;
+mod node;
+mod read;
+mod row;
+mod sweep;
+mod tls;
+mod words;
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use domain::{Ending, ExecuteId, ModelName, NodeId, Payload, QueueName, TenantId, VersionSelector};
+use protocol::NodeInfo;
+
+use self::client::Database;
+pub use self::config::PostgresConfig;
+pub use self::migrate::migrate;
+use crate::{
+    Acceptance, Append, Appended, CancelAnswer, ClaimAnswer, ClaimRequest, Conclusion, Dispatch,
+    ExecutionFilter, ExecutionRow, Finish, Finished, Leadership, LoggedLine, NewExecution, NodeEvent,
+    NodeEventKind, PushVersion, PushedVersion, Record, Renewal, Requeue, Rescued, StoreError, VersionRow,
+};
+
+/// The record in a schema of a PostgreSQL database. Dropping it closes its connections.
+pub struct Postgres {
+    database: Database,
+}
+
+impl Postgres {
+    /// Connects, and checks that the schema is the one this program was built for.
+    ///
+    /// # Errors
+    /// [`StoreError::Schema`] if the schema is older ([`migrate`] it) or newer; [`StoreError::Connect`] or another one if
+    /// the database cannot be reached now.
+    pub async fn connect(config: &PostgresConfig) -> Result<Self, StoreError> {
+        let database = Database::new(config)?;
+        migrate::check_schema(&database).await?;
+        Ok(Self { database })
+    }
+}
+#[async_trait]
+impl Record for Postgres {
+    async fn accept(&self, batch: &[NewExecution]) -> Result<Vec<Acceptance>, StoreError> {
+        if batch.is_empty() {
+            return Ok(Vec::new());
+        }
+        accept::accept(&self.database, batch).await
+    }
+
+    async fn claim(&self, batch: &[ClaimRequest]) -> Result<Vec<ClaimAnswer>, StoreError> {
+        if batch.is_empty() {
+            return Ok(Vec::new());
+        }
+        claim::claim(&self.database, batch).await
+    }
+
+    async fn append(&self, batch: &[Append]) -> Result<Vec<Appended>, StoreError> {
+        if batch.is_empty() {
+            return Ok(Vec::new());
+        }
+        log::append(&self.database, batch).await
+    }
+
+    async fn finish(&self, batch: &[Finish]) -> Result<Vec<Finished>, StoreError> {
+        if batch.is_empty() {
+            return Ok(Vec::new());
+        }
+        attempt::finish(&self.database, batch).await
+    }
+
+    async fn mark_dispatched(&self, ids: &[ExecuteId]) -> Result<(), StoreError> {
+        if ids.is_empty() {
+            return Ok(());
+        }
+        sweep::mark_dispatched(&self.database, ids).await
+    }
+
+    async fn requeue(&self, batch: &[Requeue], delay: Duration) -> Result<(), StoreError> {
+        if batch.is_empty() {
+            return Ok(());
+        }
+        claim::requeue(&self.database, batch, delay).await
+    }
+
+    async fn renew(
+        &self,
+        node: &NodeId,
+        held: &[(ExecuteId, i32)],
+        lease: Duration,
+    ) -> Result<Vec<Renewal>, StoreError> {
+        if held.is_empty() {
+            return Ok(Vec::new());
+        }
+        attempt::renew(&self.database, node, held, lease).await
+    }
+
+    async fn cancel(
+        &self,
+        tenant: &TenantId,
+        execute_id: ExecuteId,
+    ) -> Result<Option<CancelAnswer>, StoreError> {
+        attempt::cancel(&self.database, tenant, execute_id).await
+    }
+
+    async fn take_undispatched(&self, limit: u32) -> Result<Vec<Dispatch>, StoreError> {
+        sweep::take_undispatched(&self.database, limit).await
+    }
+
+    async fn take_overtaken(&self, empty: &[QueueName], limit: u32) -> Result<Vec<Dispatch>, StoreError> {
+        sweep::take_overtaken(&self.database, empty, limit).await
+    }
+
+    async fn take_due(&self, limit: u32) -> Result<Vec<Dispatch>, StoreError> {
+        sweep::take_due(&self.database, limit).await
+    }
+
+    async fn rescue(
+        &self,
+        present: Option<&[NodeId]>,
+        lease: Duration,
+        renew_every: Duration,
+        limit: u32,
+    ) -> Result<Vec<Rescued>, StoreError> {
+        sweep::rescue(&self.database, present, lease, renew_every, limit).await
+    }
+
+    async fn expire(&self, limit: u32) -> Result<Vec<Conclusion>, StoreError> {
+        sweep::expire(&self.database, limit).await
+    }
+
+    async fn bury(&self, letter: &Requeue, reason: &str) -> Result<Option<Conclusion>, StoreError> {
+        sweep::bury(&self.database, letter, reason).await
+    }
+
+    async fn endings(&self, ids: &[ExecuteId]) -> Result<Vec<Conclusion>, StoreError> {
+        if ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        read::endings(&self.database, ids).await
+    }
+
+    async fn find_execution(
+        &self,
+        tenant: &TenantId,
+        execute_id: ExecuteId,
+    ) -> Result<Option<ExecutionRow>, StoreError> {
+        read::find_execution(&self.database, tenant, execute_id).await
+    }
+
+    async fn find_ending(
+        &self,
+        tenant: &TenantId,
+        execute_id: ExecuteId,
+    ) -> Result<Option<(i32, Ending)>, StoreError> {
+        read::find_ending(&self.database, tenant, execute_id).await
+    }
+
+    async fn find_input(
+        &self,
+        tenant: &TenantId,
+        execute_id: ExecuteId,
+    ) -> Result<Option<Payload>, StoreError> {
+        read::find_input(&self.database, tenant, execute_id).await
+    }
+
+    async fn list_executions(
+        &self,
+        tenant: &TenantId,
+        filter: &ExecutionFilter,
+    ) -> Result<Vec<ExecutionRow>, StoreError> {
+        read::list_executions(&self.database, tenant, filter).await
+    }
+
+    async fn list_log(
+        &self,
+        execute_id: ExecuteId,
+        after: i64,
+        limit: u32,
+    ) -> Result<Vec<LoggedLine>, StoreError> {
+        log::list(&self.database, execute_id, after, limit).await
+    }
+
+    async fn list_log_tail(&self, execute_id: ExecuteId, limit: u32) -> Result<Vec<LoggedLine>, StoreError> {
+        log::list_tail(&self.database, execute_id, limit).await
+    }
+
+    async fn follow_logs(
+        &self,
+        followers: &[(ExecuteId, i64)],
+        limit_each: u32,
+    ) -> Result<Vec<(ExecuteId, LoggedLine)>, StoreError> {
+        if followers.is_empty() {
+            return Ok(Vec::new());
+        }
+        log::follow(&self.database, followers, limit_each).await
+    }
+
+    async fn push_version(&self, version: &PushVersion) -> Result<PushedVersion, StoreError> {
+        model::push(&self.database, version).await
+    }
+
+    async fn find_version(
+        &self,
+        tenant: &TenantId,
+        model: &ModelName,
+        selector: &VersionSelector,
+    ) -> Result<Option<VersionRow>, StoreError> {
+        model::find(&self.database, tenant, model, selector).await
+    }
+
+    async fn list_versions(
+        &self,
+        tenant: &TenantId,
+        model: Option<&ModelName>,
+    ) -> Result<Vec<VersionRow>, StoreError> {
+        model::list(&self.database, tenant, model).await
+    }
+
+    async fn announce_node(&self, info: &NodeInfo, lease: Duration) -> Result<(), StoreError> {
+        node::announce(&self.database, info, lease).await
+    }
+
+    async fn withdraw_node(&self, node: &NodeId) -> Result<(), StoreError> {
+        node::withdraw(&self.database, node).await
+    }
+
+    async fn list_nodes(&self) -> Result<Vec<NodeInfo>, StoreError> {
+        node::list(&self.database).await
+    }
+
+    async fn lead(&self, what: &str, holder: &str, lease: Duration) -> Result<Leadership, StoreError> {
+        node::lead(&self.database, what, holder, lease).await
+    }
+
+    async fn record_node_event(&self, node: &NodeId, kind: NodeEventKind) -> Result<bool, StoreError> {
+        node::record_event(&self.database, node, kind).await
+    }
+
+    async fn list_node_events(&self, limit: u32) -> Result<Vec<NodeEvent>, StoreError> {
+        node::list_events(&self.database, limit).await
+    }
+
+    async fn count_running(&self) -> Result<Vec<(NodeId, u32)>, StoreError> {
+        read::count_running(&self.database).await
+    }
+
+    async fn upkeep(&self, fence: i64, days: u32) -> Result<bool, StoreError> {
+        node::upkeep(&self.database, fence, days).await
+    }
+
+    async fn take_upkeep_fence(&self, fence: i64) -> Result<bool, StoreError> {
+        node::take_upkeep_fence(&self.database, fence).await
+    }
+
+    async fn ping(&self) -> Result<(), StoreError> {
+        read::ping(&self.database).await
+    }
+}

@@ -1,0 +1,163 @@
+//! What the holder of a lease does about it, and how a caller takes an execution back.
+
+use std::time::Duration;
+
+use domain::{Ending, ExecuteId, NodeId, State, TenantId, limits};
+use serde_json::Value;
+use tokio_postgres::Row;
+use uuid::Uuid;
+
+use super::client::{Database, statement};
+use super::log::{Lines, count};
+use super::row::{Columns, columns, delay_seconds, seconds};
+use super::words::CANCELLED;
+use crate::{CancelAnswer, Conclusion, Finish, Finished, Renewal, Settlement, StoreError};
+
+/// The columns that a settlement writes.
+#[derive(Default)]
+struct Settled<'a> {
+    settlement: &'static str,
+    ended: Option<&'static str>,
+    delay: f64,
+    error_class: Option<&'static str>,
+    error: Option<&'a str>,
+    exit_code: Option<i32>,
+    signal: Option<i32>,
+    result_type: Option<&'a str>,
+    result: Option<&'a [u8]>,
+}
+
+impl<'a> Settled<'a> {
+    fn of(settlement: &'a Settlement) -> Self {
+        match settlement {
+            Settlement::Ended(ending) => Self {
+                settlement: "ended",
+                ended: Some(ending.state().label()),
+                error_class: ending.failure().map(|failure| failure.class.label()),
+                error: ending.failure().map(|failure| failure.message.as_str()),
+                exit_code: ending.failure().and_then(|failure| failure.exit_code),
+                signal: ending.failure().and_then(|failure| failure.signal),
+                result_type: ending.result().map(|payload| &*payload.content_type),
+                result: ending.result().map(|payload| &payload.bytes[..]),
+                ..Self::default()
+            },
+            Settlement::Yielded => Self { settlement: "yielded", ..Self::default() },
+            Settlement::Retried(delay) => {
+                Self { settlement: "retried", delay: delay_seconds(*delay), ..Self::default() }
+            }
+            Settlement::Failed { delay, class, message } => Self {
+                settlement: "failed",
+                delay: delay_seconds(*delay),
+                error_class: Some(class.label()),
+                error: Some(message),
+                ..Self::default()
+            },
+        }
+    }
+}
+
+pub(super) async fn finish(database: &Database, batch: &[Finish]) -> Result<Vec<Finished>, StoreError> {
+    let (ids, attempts, bases, counts) = columns!(batch => |finish|
+        finish.execute_id.as_uuid(), finish.attempt, finish.base, count(&finish.tail));
+    let settled: Vec<Settled<'_>> = batch.iter().map(|finish| Settled::of(&finish.settlement)).collect();
+    let (settlements, endings, delays) = columns!(settled => |one| one.settlement, one.ended, one.delay);
+    let (classes, errors, exit_codes, signals) = columns!(settled => |one|
+        one.error_class, one.error, one.exit_code, one.signal);
+    let (result_types, results) = columns!(settled => |one| one.result_type, one.result);
+    // Structs of strings, numbers and times: this cannot fail.
+    let timelines: Vec<Value> =
+        batch.iter().map(|finish| serde_json::to_value(&finish.timeline).unwrap_or_default()).collect();
+    let lines = Lines::of(batch.iter().map(|finish| finish.tail.as_slice()));
+    let rows = database
+        .rows(
+            &statement!("finish"),
+            &[
+                &ids,
+                &attempts,
+                &bases,
+                &counts,
+                &settlements,
+                &endings,
+                &delays,
+                &classes,
+                &errors,
+                &exit_codes,
+                &signals,
+                &result_types,
+                &results,
+                &timelines,
+                &lines.places,
+                &lines.numbers,
+                &lines.levels,
+                &lines.times,
+                &lines.texts,
+                &lines.continues,
+                &limits::FAILURES_MAX,
+                &CANCELLED.class.label(),
+                &CANCELLED.message,
+            ],
+        )
+        .await?;
+    batch.iter().zip(&rows).map(|(finish, row)| finished(finish, row)).collect()
+}
+
+fn finished(finish: &Finish, row: &Row) -> Result<Finished, StoreError> {
+    let row = Columns(row);
+    let conclusion = if row.get("is_settled")? {
+        Conclusion {
+            execute_id: finish.execute_id,
+            attempt: finish.attempt,
+            // The result is at hand: it need not come back from the server.
+            ending: match &finish.settlement {
+                Settlement::Ended(ending) => Some(ending.clone()),
+                Settlement::Yielded | Settlement::Retried(_) | Settlement::Failed { .. } => row.ending()?,
+            },
+            reply_addresses: row.reply_addresses()?,
+        }
+    } else if row.get::<Option<bool>>("was_settled")? == Some(true) {
+        row.conclusion()?
+    } else {
+        return Ok(Finished::Stale);
+    };
+    Ok(Finished::Stored(Box::new(conclusion)))
+}
+
+pub(super) async fn renew(
+    database: &Database,
+    node: &NodeId,
+    held: &[(ExecuteId, i32)],
+    lease: Duration,
+) -> Result<Vec<Renewal>, StoreError> {
+    let (ids, attempts): (Vec<Uuid>, Vec<i32>) =
+        held.iter().map(|(execute_id, attempt)| (execute_id.as_uuid(), *attempt)).unzip();
+    let rows =
+        database.rows(&statement!("renew"), &[&ids, &attempts, &node.to_string(), &seconds(lease)]).await?;
+    let renewal = |row| {
+        let row = Columns(row);
+        Ok(Renewal {
+            execute_id: row.execute_id()?,
+            attempt: row.get("attempt")?,
+            cancel_requested: row.get("cancel_requested")?,
+        })
+    };
+    rows.iter().map(renewal).collect()
+}
+
+pub(super) async fn cancel(
+    database: &Database,
+    tenant: &TenantId,
+    execute_id: ExecuteId,
+) -> Result<Option<CancelAnswer>, StoreError> {
+    let (class, message) = (CANCELLED.class.label(), CANCELLED.message);
+    let rows = database
+        .rows(&statement!("cancel"), &[&tenant.as_str(), &execute_id.as_uuid(), &class, &message])
+        .await?;
+    let Some(row) = rows.first().map(Columns) else { return Ok(None) };
+    let before: State = row.parsed("before")?;
+    let conclusion = Box::new(row.conclusion()?);
+    Ok(Some(match (before.is_terminal(), &conclusion.ending) {
+        (true, _) => CancelAnswer::AlreadyEnded(conclusion),
+        (false, Some(Ending::Cancelled(_))) => CancelAnswer::Cancelled(conclusion),
+        (false, _) => CancelAnswer::Requested,
+    }))
+}

@@ -1,0 +1,35 @@
+-- Appends log lines; the execution's row deals out their numbers, and none to a stale attempt.
+--
+-- Arrays of equal length, one element per batch of lines: $1 execute_id, $2 attempt, $3 base (the last_log_id its writer
+-- knows), $4 how many lines. Arrays of equal length, one element per line: $5 the place of its batch (from 1), $6 its place in
+-- that batch (from 1), $7 level, $8 at, $9 line, $10 continues. No id may be twice in it.
+--
+-- One row per batch, in order: whether it was stored now, or is known to have been stored before.
+with item as (
+    select i.*
+    from unnest($1::uuid[], $2::int[], $3::int8[], $4::int8[]) with ordinality
+        as i (execute_id, attempt, base, lines, place)
+),
+held as materialized (
+    select e.execute_id, e.state, e.attempt, e.last_log_id
+    from execution e where e.execute_id = any($1::uuid[]) order by e.execute_id for no key update
+),
+dealt as (
+    update execution e set last_log_id = i.base + i.lines
+    from item i join held h using (execute_id)
+    where e.execute_id = i.execute_id and e.execute_id = any($1::uuid[])
+        and e.state = 'running' and e.attempt = i.attempt and e.last_log_id = i.base
+    returning i.place, i.execute_id, i.attempt, i.base
+),
+stored as (
+    insert into log (execute_id, log_id, at, attempt, continues, level, line)
+    select d.execute_id, d.base + l.log_id, l.at, d.attempt, l.continues, l.level, l.line
+    from unnest($5::int8[], $6::int8[], $7::text[], $8::timestamptz[], $9::text[], $10::bool[])
+            as l (place, log_id, level, at, line, continues)
+        join dealt d using (place)
+    order by d.execute_id, l.log_id
+)
+select d.place is not null
+    or coalesce(h.state = 'running' and h.attempt = i.attempt and h.last_log_id = i.base + i.lines, false)
+from item i left join dealt d using (place) left join held h on h.execute_id = i.execute_id
+order by i.place

@@ -1,0 +1,73 @@
+-- Settles attempts, with their last log lines.
+--
+-- Arrays of equal length, one element per attempt: $1 execute_id, $2 attempt, $3 base (the last_log_id its worker knows),
+-- $4 how many lines, $5 settlement (ended, yielded, retried, failed), $6 the terminal state (ended), $7 delay in seconds
+-- (retried, failed), $8 error_class and $9 error (of an ending, or of a failure), $10 exit_code, $11 signal, $12 result_type,
+-- $13 result, $14 timeline. One element per line: $15 the place of its attempt (from 1), $16 its place among the lines (from 1),
+-- $17 level, $18 at, $19 line, $20 continues. $21 how many failures are death, $22, $23 error_class and error of a cancelled
+-- execution. No id may be twice in it.
+--
+-- One row per attempt, in order: whether it was settled now or before, and the execution's row after it (its result only if it
+-- was settled before). Neither: the attempt is stale.
+with item as (
+    select i.*
+    from unnest($1::uuid[], $2::int[], $3::int8[], $4::int8[], $5::text[], $6::text[], $7::float8[], $8::text[], $9::text[],
+            $10::int[], $11::int[], $12::text[], $13::bytea[], $14::jsonb[]) with ordinality
+        as i (execute_id, attempt, base, lines, settlement, ended, delay, error_class, error, exit_code, signal,
+            result_type, result, timeline, place)
+),
+held as materialized (
+    select e.* from execution e where e.execute_id = any($1::uuid[]) order by e.execute_id for no key update
+),
+wanted as materialized (
+    select i.*,
+        case
+            when i.settlement = 'ended' then i.ended
+            when h.cancel_requested then 'cancelled'
+            when i.settlement = 'failed' and h.failures + 1 >= $21::int then 'dead'
+            else 'delayed'
+        end as state
+    from item i join held h using (execute_id)
+),
+settled as (
+    update execution e set
+        state = w.state,
+        settled_attempt = w.attempt,
+        last_log_id = w.base + w.lines,
+        retries = e.retries + (w.settlement = 'retried')::int,
+        failures = e.failures + (w.settlement = 'failed')::int,
+        leased_by = null,
+        leased_until = null,
+        timeline = e.timeline || w.timeline,
+        not_before = case when w.state = 'delayed' then clock_timestamp() + make_interval(secs => w.delay) end,
+        dispatched_at = case when w.state = 'delayed' then null else e.dispatched_at end,
+        finished_at = case when w.state <> 'delayed' then clock_timestamp() end,
+        error_class = case when w.state = 'delayed' then null
+            when w.state = 'cancelled' and w.settlement <> 'ended' then $22::text else w.error_class end,
+        error = case when w.state = 'delayed' then null
+            when w.state = 'cancelled' and w.settlement <> 'ended' then $23::text else w.error end,
+        exit_code = w.exit_code,
+        signal = w.signal,
+        result_type = w.result_type,
+        result = w.result
+    from wanted w
+    where e.execute_id = w.execute_id and e.execute_id = any($1::uuid[])
+        and e.state = 'running' and e.attempt = w.attempt and e.last_log_id = w.base
+    returning w.place, w.attempt as settled_now, w.base, e.*
+),
+stored as (
+    insert into log (execute_id, log_id, at, attempt, continues, level, line)
+    select s.execute_id, s.base + l.log_id, l.at, s.settled_now, l.continues, l.level, l.line
+    from unnest($15::int8[], $16::int8[], $17::text[], $18::timestamptz[], $19::text[], $20::bool[])
+            as l (place, log_id, level, at, line, continues)
+        join settled s using (place)
+    order by s.execute_id, l.log_id
+)
+select i.execute_id, i.attempt, s.place is not null as is_settled,
+    h.attempt = i.attempt and h.state <> 'running' and h.settled_attempt = i.attempt as was_settled,
+    coalesce(s.state, h.state) as state, coalesce(s.error_class, h.error_class) as error_class,
+    coalesce(s.error, h.error) as error, coalesce(s.exit_code, h.exit_code) as exit_code,
+    coalesce(s.signal, h.signal) as signal, h.result_type, h.result,
+    coalesce(s.reply_to, h.reply_to) as reply_to, coalesce(s.correlation_id, h.correlation_id) as correlation_id
+from item i left join settled s using (place) left join held h on h.execute_id = i.execute_id
+order by i.place

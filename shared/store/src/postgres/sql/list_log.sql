@@ -1,0 +1,3 @@
+-- A page of an execution's log, in order. $1 execute_id, $2 after this log_id, $3 at most so many.
+select log_id, attempt, level, at, line, continues
+from log where execute_id = $1::uuid and log_id > $2::int8 order by log_id limit $3::int8

@@ -1,0 +1,2 @@
+-- Does the database answer? One row.
+select 1

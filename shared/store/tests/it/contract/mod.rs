@@ -1,0 +1,137 @@
+//! What every record promises, written once and run on each adapter.
+
+mod accept;
+mod claim;
+mod env;
+mod finish;
+mod life;
+mod log;
+mod models;
+mod nodes;
+mod on_postgres;
+mod on_sqlite;
+mod reading;
+mod sweeps;
+
+pub use env::{
+    Env, Fixture, append, claim_of, claimed, direct, failed, finish, lines, new_execution, node, requeue_of,
+    succeeded, text,
+};
+pub use on_postgres::OnPostgres;
+
+/// Runs each named test of the contract on each adapter.
+macro_rules! contract {
+    ($($module:ident: $($name:ident,)*;)*) => {
+        mod postgres {
+            $($(
+                #[tokio::test]
+                async fn $name() {
+                    super::$module::$name(super::Env::new(super::on_postgres::OnPostgres::new().await)).await;
+                }
+            )*)*
+        }
+        mod sqlite {
+            $($(
+                #[tokio::test]
+                async fn $name() {
+                    super::$module::$name(super::Env::new(super::on_sqlite::OnSqlite::new().await)).await;
+                }
+            )*)*
+        }
+    };
+}
+
+contract! {
+    accept:
+        an_execution_is_recorded_once_and_its_repeat_says_the_same,
+        a_known_id_attaches_and_another_input_or_tenant_is_refused,
+        a_new_id_is_dated_within_the_window_and_a_known_one_need_not_be,
+        a_key_is_one_execution_and_with_another_input_an_error,
+        a_key_belongs_to_its_tenant_and_model_and_is_forgotten_after_a_day,
+        many_callers_at_once_with_one_key_are_one_execution,
+        a_batch_answers_in_its_order,
+        a_row_that_cannot_be_stored_spoils_its_batch_for_good,
+    ;
+    claim:
+        a_claim_begins_the_next_attempt_and_its_repeat_is_the_same_claim,
+        of_many_claims_exactly_one_wins,
+        a_direct_message_makes_its_row_and_a_recorded_one_does_not,
+        a_message_under_a_live_lease_starts_nothing_and_leaves_its_reply_address,
+        a_redelivery_and_our_own_dispatch_leave_no_second_address,
+        the_reply_addresses_of_one_execution_are_bounded,
+        what_has_ended_is_answered_with_its_ending,
+        another_input_under_a_known_id_is_refused,
+        an_id_outside_the_window_is_refused,
+        a_passed_deadline_ends_it_at_the_claim,
+        a_claim_of_an_unknown_version_makes_a_row_without_one,
+        a_chunk_is_claimed_in_its_order_whatever_its_parts_are,
+    ;
+    log:
+        lines_are_numbered_without_gaps_over_batches_and_attempts,
+        a_repeated_batch_is_stored_once,
+        a_batch_with_another_base_is_stale,
+        the_log_guard_refuses_a_stale_attempt,
+        the_log_guard_refuses_what_no_longer_runs,
+        one_stale_batch_leaves_the_others_alone,
+        a_page_of_a_log_and_its_tail_are_in_order,
+        followers_get_what_they_have_not_seen,
+    ;
+    finish:
+        an_ending_is_stored_with_its_last_lines_and_everybody_who_waits,
+        a_repeated_finish_says_the_same,
+        the_finish_guard_refuses_a_stale_attempt,
+        the_finish_guard_refuses_what_another_ending_settled,
+        the_finish_guard_refuses_a_base_it_does_not_know,
+        a_failure_keeps_its_class_words_exit_code_and_signal,
+        a_yield_spends_nothing_and_is_due_at_once,
+        a_retry_waits_and_counts,
+        our_own_failures_count_and_the_last_is_death,
+        a_cancel_turns_a_settlement_that_is_no_ending_into_cancelled,
+        the_timeline_keeps_what_happened_in_each_attempt,
+        a_batch_of_settlements_answers_in_its_order,
+    ;
+    life:
+        a_queued_execution_is_cancelled_at_once_and_never_runs,
+        a_running_execution_is_asked_and_its_renewal_says_so,
+        a_cancel_is_final_and_belongs_to_its_tenant,
+        a_delayed_execution_is_cancelled_at_once,
+        a_renewal_returns_only_what_is_still_held,
+        a_lease_that_ran_out_and_was_not_taken_is_renewed,
+        a_delivery_given_back_waits_for_its_dispatch,
+        a_delivery_given_back_under_a_lease_changes_only_its_reply_addresses,
+        a_dead_letter_ends_what_is_queued_and_nothing_else,
+    ;
+    sweeps:
+        what_nobody_published_is_taken_at_growing_distances,
+        what_was_dispatched_is_not_taken_as_undispatched,
+        a_dispatch_says_what_the_row_says,
+        what_was_overtaken_in_its_queue_is_taken_again,
+        what_was_dispatched_to_an_empty_queue_is_taken_again,
+        what_is_due_is_queued_and_taken_once,
+        a_lost_lease_is_rescued_after_it_ran_out_and_the_third_time_is_death,
+        a_node_that_is_gone_is_rescued_from_early_but_not_before_two_renewals_were_missed,
+        a_rescued_execution_whose_cancel_was_asked_for_is_cancelled,
+        what_is_overdue_expires,
+        many_sweepers_take_each_execution_once,
+    ;
+    reading:
+        a_row_reads_back_as_it_was_written,
+        endings_are_looked_up_for_all_who_wait,
+        executions_are_listed_youngest_first_in_pages,
+        the_record_answers_a_ping,
+    ;
+    models:
+        versions_are_numbered_and_latest_moves,
+        a_bundle_that_is_known_is_the_version_it_has,
+        versions_are_listed_by_model_and_youngest_first,
+        versions_pushed_at_once_get_different_numbers,
+    ;
+    nodes:
+        an_announcement_runs_out_unless_it_is_renewed,
+        a_restarted_node_is_another_one,
+        one_holder_leads_at_a_time_and_each_change_raises_the_fence,
+        upkeep_is_refused_to_a_stale_fence,
+        a_node_event_is_recorded_when_something_changed,
+        the_running_are_counted_by_node,
+    ;
+}
