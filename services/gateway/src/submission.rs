@@ -185,3 +185,6 @@ async fn publish(gateway: &Gateway, request: Request) {
 fn now_ms() -> u64 {
     u64::try_from(Timestamp::now().as_millisecond()).unwrap_or(0)
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,124 @@
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use artifacts::{Artifacts, DirectoryConfig};
+use async_trait::async_trait;
+use bootstrap::{Ports, Shutdown};
+use broker::embedded::Embedded;
+use broker::{Broker, BrokerError, Control, Deliveries, DeliverySource, PublishError};
+use coordination::record::{RecordCoordination, RecordCoordinationConfig};
+use domain::{Manifest, QueueName};
+use protocol::RawMessage;
+use store::sqlite::{Sqlite, SqliteConfig};
+use store::{PushVersion, Record};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+
+use super::*;
+use crate::Config;
+
+/// The embedded broker, seen through: at each publication it notes how many callers wait.
+#[derive(Default)]
+struct Observed {
+    broker: Embedded,
+    gateway: OnceLock<Gateway>,
+    waiting_at_publication: AtomicUsize,
+}
+
+#[async_trait]
+impl Broker for Observed {
+    async fn publish(&self, queue: &QueueName, message: RawMessage) -> Result<(), PublishError> {
+        let waiting = self.gateway.get().map_or(0, |gateway| gateway.waiters.count());
+        self.waiting_at_publication.store(waiting, Ordering::SeqCst);
+        self.broker.publish(queue, message).await
+    }
+
+    fn reply(&self, address: &ReplyAddress, message: RawMessage) {
+        self.broker.reply(address, message);
+    }
+
+    async fn reject(
+        &self,
+        queue: &QueueName,
+        message: RawMessage,
+        code: &str,
+        reason: &str,
+    ) -> Result<(), PublishError> {
+        self.broker.reject(queue, message, code, reason).await
+    }
+
+    async fn consume(&self, source: DeliverySource, prefetch: u16) -> Result<Deliveries, BrokerError> {
+        self.broker.consume(source, prefetch).await
+    }
+
+    fn reply_queue(&self) -> &str {
+        self.broker.reply_queue()
+    }
+
+    async fn replies(&self) -> Result<mpsc::Receiver<RawMessage>, BrokerError> {
+        self.broker.replies().await
+    }
+
+    fn broadcast(&self, control: Control) {
+        self.broker.broadcast(control);
+    }
+
+    async fn controls(&self) -> Result<mpsc::Receiver<Control>, BrokerError> {
+        self.broker.controls().await
+    }
+
+    async fn depth(&self, queue: &QueueName) -> Result<u64, BrokerError> {
+        self.broker.depth(queue).await
+    }
+
+    fn is_ready(&self) -> bool {
+        self.broker.is_ready()
+    }
+
+    async fn close(&self) {
+        self.broker.close().await;
+    }
+}
+
+// On one thread the task that records and publishes runs to its publication before the caller runs again.
+#[tokio::test(flavor = "current_thread")]
+async fn the_caller_has_its_place_before_anything_is_published() {
+    let directory = tempfile::TempDir::new().unwrap();
+    let path = directory.path().join("gantry.db");
+    let record: Arc<dyn Record> = Arc::new(Sqlite::open(&SqliteConfig { path }).unwrap());
+    let observed = Arc::new(Observed::default());
+    let ports = Ports {
+        record: record.clone(),
+        broker: observed.clone(),
+        coordination: Arc::new(RecordCoordination::new(record.clone(), &RecordCoordinationConfig::default())),
+        artifacts: Artifacts::directory(&DirectoryConfig { path: directory.path().join("artifacts") }),
+    };
+    let (_trigger, shutdown) = Shutdown::new();
+    let (gateway, writer) = Gateway::new(Config::default(), ports, shutdown);
+    let mut background = JoinSet::new();
+    background.spawn(writer.run());
+    assert!(observed.gateway.set(gateway.clone()).is_ok());
+    let model: ModelName = "echo".parse().unwrap();
+    let push = PushVersion {
+        tenant: gateway.tenant.clone(),
+        model: model.clone(),
+        digest: domain::Digest::of(b""),
+        bytes: 0,
+        manifest: Manifest::parse("runtime = \"builtin\"\nbuiltin = \"echo\"").unwrap(),
+    };
+    let version = Arc::new(record.push_version(&push).await.unwrap().version);
+    let submission = Submission {
+        model,
+        version,
+        input: Payload::new(Payload::JSON, &b"1"[..]),
+        idempotency_key: None,
+        deadline: None,
+        traceparent: None,
+        wait: Duration::from_millis(200),
+    };
+    let submitted = submit(&gateway, submission).await.unwrap();
+    assert!(submitted.reply.is_none(), "nobody works here");
+    gateway.finish_tasks().await;
+    assert_eq!(observed.waiting_at_publication.load(Ordering::SeqCst), 1);
+    assert_eq!(gateway.waiters.count(), 0, "and gives it up");
+}
