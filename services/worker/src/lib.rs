@@ -1,1 +1,42 @@
-//! worker
+//! Takes deliveries, claims their executions, runs them, and records and replies how they ended.
+//!
+//! One delivery's way, in the one order that loses nothing (`docs/architecture.md`): it waits for a slot
+//! (`consumer.rs`), is parsed and **claimed**, together with others, in one statement (`claim.rs`), is **acknowledged**,
+//! is **run** (`execution.rs`), and once its process tree is dead its result and last log lines are **committed**, then
+//! the **replies** are sent, then its **slot** is free.
+//!
+//! - `slots.rs`: the active-count cap. `leases.rs`: what is ours until when, and the renewal of it all in one statement.
+//! - `versions.rs`, `cache.rs`: which bundle a version is, and where it lies. The cache is filled by the node's sync.
+//! - `runtime/`: `builtin` runs inside the worker; `process` runs one process tree per execution under a [`shim`], which
+//!   kills it at its deadlines even if this worker is dead or frozen.
+//! - `output.rs`: what a script prints, on its way into the record.
+//! - `settlement.rs`: the rules by which an attempt's outcome becomes its settlement.
+//! - `drain.rs`: the end.
+
+mod backoff;
+mod cache;
+mod claim;
+mod clock;
+mod config;
+mod consumer;
+mod drain;
+mod execution;
+mod leases;
+mod membership;
+mod metrics;
+mod output;
+mod runtime;
+mod scratch;
+mod service;
+mod settlement;
+pub mod shim;
+mod slots;
+mod timeline;
+mod versions;
+
+pub use clock::Boottime;
+pub use config::Config;
+pub use service::run;
+pub use shim::shim_main;
+
+pub(crate) use service::Worker;

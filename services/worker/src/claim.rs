@@ -1,0 +1,311 @@
+//! One chunk of deliveries: parse, claim in one statement, acknowledge together, run.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bootstrap::chain;
+use broker::{Delivery, Settled};
+use domain::Runtime;
+use futures::future::join_all;
+use protocol::{InvalidMessage, Reply, ReplyAddress, Request};
+use store::{AlreadyEnded, ClaimAnswer, ClaimRequest, Conclusion, Recovery, StoreError};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep};
+use tracing::{info, warn};
+use uuid::Uuid;
+
+use crate::Worker;
+use crate::backoff::Backoff;
+use crate::clock::Boottime;
+use crate::execution::{Execution, reply};
+use crate::metrics;
+use crate::slots::Slot;
+use crate::timeline::Timeline;
+
+/// When a claim has failed for so long, the record is away: no further deliveries are taken until it answers.
+const AWAY_AFTER: Duration = Duration::from_secs(10);
+
+/// A delivery with its slot, on its way through the claim.
+struct Pending {
+    delivery: Delivery,
+    slot: Slot,
+    claim: ClaimRequest,
+    /// When the claim was first sent: its lease may have begun then.
+    sent_at: Option<Boottime>,
+    /// When it was last sent: before the record reckoned what it answered.
+    asked_at: Boottime,
+}
+
+/// Takes a chunk of deliveries, each with its slot, to their settlement, and runs what was claimed.
+///
+/// If the future is dropped, what was not acknowledged comes again.
+pub(crate) async fn take_chunk(worker: Arc<Worker>, chunk: Vec<(Delivery, Slot)>) {
+    let mut pending = Vec::with_capacity(chunk.len());
+    for (delivery, slot) in chunk {
+        match parse(&worker, &delivery) {
+            Ok(claim) => {
+                let asked_at = Boottime::now();
+                pending.push(Pending { delivery, slot, claim, sent_at: None, asked_at });
+            }
+            Err(invalid) => {
+                drop(slot);
+                refuse_later(&worker, delivery, invalid.code(), invalid.to_string());
+            }
+        }
+    }
+    let began = Instant::now();
+    let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
+    let mut away = None;
+    while !pending.is_empty() {
+        let answers = ask(&worker, &mut pending).await;
+        let (answered, unanswered) = sort(pending, answers);
+        let must_wait = unanswered.iter().any(|(_, error)| error.is_some());
+        run(&worker, settle(&worker, answered).await, must_wait).await;
+        pending = Vec::with_capacity(unanswered.len());
+        for (waiting, error) in unanswered {
+            let is_hopeless = error.is_some_and(|error| error.recovery() == Recovery::Permanent);
+            if worker.shutdown.is_draining() || (is_hopeless && began.elapsed() >= AWAY_AFTER) {
+                // The broker counts how often it comes back, and buries it in the end.
+                note(waiting.delivery.requeue().await);
+            } else {
+                pending.push(waiting);
+            }
+        }
+        if must_wait && !pending.is_empty() {
+            if began.elapsed() >= AWAY_AFTER {
+                away.get_or_insert_with(|| worker.record_link.note_away());
+            }
+            tokio::select! {
+                () = sleep(backoff.next()) => {}
+                () = worker.shutdown.draining() => {}
+            }
+        }
+    }
+}
+
+/// The claim that a delivery asks for. Its version is looked up when it is sent.
+pub(crate) fn parse(worker: &Worker, delivery: &Delivery) -> Result<ClaimRequest, InvalidMessage> {
+    let request = Request::parse(delivery.message.clone(), delivery.queue.clone())?;
+    Ok(ClaimRequest {
+        claim_id: Uuid::now_v7(),
+        node: worker.node.clone(),
+        lease: worker.config.lease(),
+        tenant: worker.tenant.clone(),
+        input_digest: request.input_digest(),
+        request,
+        version: None,
+        redelivered: delivery.redelivered,
+    })
+}
+
+/// Sends all claims as one.
+async fn ask(worker: &Worker, pending: &mut [Pending]) -> Vec<Result<ClaimAnswer, StoreError>> {
+    let mut unknown = Vec::new();
+    let mut claims = Vec::with_capacity(pending.len());
+    for waiting in pending.iter_mut() {
+        let request = &waiting.claim.request;
+        match worker.versions.find(&worker.tenant, &request.model, &request.version).await {
+            Ok(version) => {
+                waiting.claim.version = version.map(|version| version.version);
+                unknown.push(None);
+                claims.push(waiting.claim.clone());
+            }
+            Err(error) => unknown.push(Some(error)),
+        }
+    }
+    let now = Boottime::now();
+    for (waiting, _) in pending.iter_mut().zip(&unknown).filter(|(_, error)| error.is_none()) {
+        waiting.sent_at.get_or_insert(now);
+        waiting.asked_at = now;
+    }
+    let mut answers = worker.writer.claim(claims).await.into_iter();
+    let lacking = || Err(StoreError::Overloaded("a claim got no answer"));
+    let answer = |error: Option<StoreError>| match error {
+        Some(error) => Err(error),
+        None => answers.next().unwrap_or_else(lacking),
+    };
+    unknown.into_iter().map(answer).collect()
+}
+
+type Unanswered = Vec<(Pending, Option<StoreError>)>;
+
+/// Tells those that have their answer from those that must be claimed again, with the error if there was one.
+fn sort(
+    pending: Vec<Pending>,
+    answers: Vec<Result<ClaimAnswer, StoreError>>,
+) -> (Vec<(Pending, ClaimAnswer)>, Unanswered) {
+    let (mut answered, mut unanswered) = (Vec::with_capacity(pending.len()), Vec::new());
+    let mut told = false;
+    for (mut waiting, answer) in pending.into_iter().zip(answers) {
+        match answer {
+            Ok(ClaimAnswer::Unrecorded) => {
+                metrics::claimed("unrecorded");
+                waiting.claim.request.recorded = false;
+                unanswered.push((waiting, None));
+            }
+            Ok(answer) => answered.push((waiting, answer)),
+            Err(error) => {
+                metrics::claim_failed();
+                if !told {
+                    told = true;
+                    warn!("executions are not claimed: {}", chain(&error));
+                }
+                unanswered.push((waiting, Some(error)));
+            }
+        }
+    }
+    (answered, unanswered)
+}
+
+/// Acknowledges what was answered, together, and does what the answers say; returns what is to be run.
+async fn settle(worker: &Arc<Worker>, answered: Vec<(Pending, ClaimAnswer)>) -> Vec<Execution> {
+    let mut acks = Vec::with_capacity(answered.len());
+    let mut claimed = Vec::with_capacity(answered.len());
+    for (waiting, answer) in answered {
+        let Pending { delivery, slot, claim: ClaimRequest { request, .. }, sent_at, asked_at } = waiting;
+        match answer {
+            ClaimAnswer::Claimed(claim) => {
+                metrics::claimed("claimed");
+                acks.push(delivery.ack());
+                let sent_at = sent_at.unwrap_or(asked_at);
+                // How much was left was reckoned after it was asked: this is not later than the deadline.
+                let deadline = claim.deadline_in.map(|left| asked_at.after(left));
+                let held = worker.leases.hold(request.execute_id, claim.attempt, sent_at);
+                let timeline = Timeline::new(claim.attempt, &worker.node_text, claim.claimed_at);
+                claimed.push((Execution { request, claim, held, timeline, deadline, slot }, sent_at));
+            }
+            ClaimAnswer::Ended(ended) => {
+                metrics::claimed("ended");
+                acks.push(delivery.ack());
+                reply_again(worker, request, ended);
+            }
+            // The second is sorted out before.
+            ClaimAnswer::NotNow | ClaimAnswer::Unrecorded => {
+                metrics::claimed("not_now");
+                acks.push(delivery.ack());
+            }
+            ClaimAnswer::IdReused => {
+                metrics::claimed("id_reused");
+                let reason = "property message_id: this execute_id is known with another input";
+                refuse_later(worker, delivery, "execute_id", reason.to_owned());
+            }
+            ClaimAnswer::OutsideWindow => {
+                metrics::claimed("outside_window");
+                let reason =
+                    "property message_id: a new execute_id is dated at most 24 h ago and 5 min ahead";
+                refuse_later(worker, delivery, "execute_id", reason.to_owned());
+            }
+        }
+    }
+    let (executions, sent): (Vec<_>, Vec<_>) = claimed.into_iter().unzip();
+    join_all(acks).await.into_iter().for_each(note);
+    // A claim that was answered late may have begun its lease when it was first sent: make sure of it.
+    if sent.iter().any(|sent_at| Boottime::now().since(*sent_at) > worker.config.renew_every()) {
+        let keys: Vec<_> = executions.iter().map(Execution::key).collect();
+        worker.leases.renew(&keys).await;
+    }
+    executions
+}
+
+/// Runs what was claimed: builtins here and now, all else in a task of its own.
+async fn run(worker: &Arc<Worker>, executions: Vec<Execution>, others_wait: bool) {
+    let mut quick = Vec::new();
+    for execution in executions {
+        let (model, version) = (&execution.request.model, execution.claim.version);
+        let version = version.and_then(|number| worker.versions.known(&worker.tenant, model, number));
+        let is_quick = version.is_some_and(|version| version.manifest.runtime == Runtime::Builtin);
+        if is_quick && !others_wait {
+            quick.push(execution.run(worker));
+        } else {
+            let worker = Arc::clone(worker);
+            worker.tasks.clone().spawn(async move { execution.run(&worker).await });
+        }
+    }
+    join_all(quick).await;
+}
+
+/// Replies to a message whose execution had ended before.
+fn reply_again(worker: &Worker, request: Request, ended: AlreadyEnded) {
+    let conclusion = Conclusion {
+        execute_id: request.execute_id,
+        attempt: ended.attempt,
+        ending: Some(ended.ending),
+        reply_addresses: request.reply_address.into_iter().collect(),
+    };
+    reply(worker, &conclusion, Duration::ZERO);
+}
+
+pub(crate) fn note(settled: Settled) {
+    match settled {
+        Settled::Sent => {}
+        Settled::Lost => metrics::ack_lost(),
+    }
+}
+
+/// Rejects a message in a task of its own: nobody else waits for its confirm.
+pub(crate) fn refuse_later(worker: &Arc<Worker>, delivery: Delivery, code: &'static str, reason: String) {
+    let worker = Arc::clone(worker);
+    worker.tasks.clone().spawn(async move { refuse(&worker, delivery, code, &reason).await });
+}
+
+/// Puts a message that can never be run into the rejected queue, tells its sender why, and acknowledges it. While the
+/// broker is away it is tried again; when the worker drains it is left to come again.
+async fn refuse(worker: &Worker, delivery: Delivery, code: &'static str, reason: &str) {
+    let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
+    while let Err(error) = worker.broker.reject(&delivery.queue, delivery.message.clone(), code, reason).await
+    {
+        warn!(queue = %delivery.queue, "a message cannot be rejected yet: {}", chain(&error));
+        tokio::select! {
+            () = sleep(backoff.next()) => {}
+            () = worker.shutdown.draining() => return,
+        }
+    }
+    metrics::rejected(code);
+    info!(queue = %delivery.queue, code, "a message was rejected: {reason}");
+    let message = &delivery.message;
+    if let Some(reply_to) = message.reply_to.clone().filter(|name| !name.is_empty()) {
+        let id = message.message_id.clone();
+        let correlation_id = message.correlation_id.clone().or_else(|| id.clone()).unwrap_or_default();
+        let address = ReplyAddress { reply_to, correlation_id: correlation_id.clone() };
+        worker.broker.reply(&address, Reply::rejection(id, correlation_id, reason));
+    }
+    note(delivery.ack().await);
+}
+
+/// How many chunks know that the record is away.
+pub(crate) struct RecordLink {
+    away: watch::Sender<usize>,
+}
+
+/// Somebody knows that the record is away, until this is dropped.
+pub(crate) struct Away {
+    away: watch::Sender<usize>,
+}
+
+impl RecordLink {
+    pub(crate) fn new() -> Self {
+        Self { away: watch::Sender::new(0) }
+    }
+
+    fn note_away(&self) -> Away {
+        self.away.send_modify(|count| *count += 1);
+        Away { away: self.away.clone() }
+    }
+
+    /// Is it known to be away?
+    pub(crate) fn is_away(&self) -> bool {
+        *self.away.borrow() > 0
+    }
+
+    /// Waits until nobody knows it to be away.
+    pub(crate) async fn is_back(&self) {
+        // The sender is ours, so this cannot fail.
+        let _ = self.away.subscribe().wait_for(|count| *count == 0).await;
+    }
+}
+
+impl Drop for Away {
+    fn drop(&mut self) {
+        self.away.send_modify(|count| *count -= 1);
+    }
+}

@@ -1,0 +1,150 @@
+//! Takes deliveries as slots are free, and refuses them when none is for too long.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::bail;
+use bootstrap::chain;
+use broker::{Deliveries, Delivery};
+use futures::FutureExt as _;
+use futures::future::join_all;
+use store::Requeue;
+use tokio::time::timeout;
+use tracing::{info, warn};
+
+use crate::Worker;
+use crate::claim::{note, parse, refuse_later, take_chunk};
+use crate::metrics;
+use crate::slots::Slot;
+
+/// The most deliveries that are claimed in one statement.
+const CHUNK_MAX: usize = 64;
+/// How soon what a full node gives back may be dispatched again.
+const REQUEUE_DELAY: Duration = Duration::from_secs(1);
+
+/// The one who takes deliveries.
+pub(crate) struct Consumer {
+    worker: Arc<Worker>,
+    deliveries: Deliveries,
+    /// Taken from the broker and neither settled nor given a slot.
+    waiting: VecDeque<Delivery>,
+    is_paused: bool,
+}
+
+impl Consumer {
+    pub(crate) const fn new(worker: Arc<Worker>, deliveries: Deliveries) -> Self {
+        Self { worker, deliveries, waiting: VecDeque::new(), is_paused: false }
+    }
+
+    /// Takes chunks of deliveries, never more than slots are free, until the future is dropped (which loses nothing).
+    ///
+    /// # Errors
+    /// The broker was closed.
+    pub(crate) async fn run(&mut self) -> anyhow::Result<()> {
+        loop {
+            let slot = self.slot().await;
+            self.record_is_back().await;
+            self.resume().await;
+            let limit = CHUNK_MAX.min(1 + self.worker.slots.free());
+            if self.waiting.is_empty() {
+                self.waiting.extend(self.deliveries.next_chunk(limit).await);
+            }
+            let Some(first) = self.waiting.pop_front() else { bail!("the broker closed the consumer") };
+            let mut chunk = vec![(first, slot)];
+            while chunk.len() < limit && !self.waiting.is_empty() {
+                let Some(slot) = self.worker.slots.try_take() else { break };
+                chunk.extend(self.waiting.pop_front().map(|delivery| (delivery, slot)));
+            }
+            self.worker.tasks.spawn(take_chunk(Arc::clone(&self.worker), chunk));
+        }
+    }
+
+    /// Waits for a slot, and gives deliveries back that wait for one too long.
+    async fn slot(&mut self) -> Slot {
+        let full_wait = Duration::from_millis(self.worker.config.full_wait_ms);
+        loop {
+            if let Ok(slot) = timeout(full_wait, self.worker.slots.take()).await {
+                return slot;
+            }
+            self.refuse().await;
+        }
+    }
+
+    async fn record_is_back(&mut self) {
+        if self.worker.record_link.is_away() {
+            warn!("the record is away: no further deliveries are taken until it is back");
+            self.pause().await;
+            self.worker.record_link.is_back().await;
+        }
+    }
+
+    /// A full node refuses: what waits goes back through the record (never to the broker, which would count it), and no
+    /// more is taken until a slot is free.
+    async fn refuse(&mut self) {
+        self.take_waiting();
+        if self.waiting.is_empty() {
+            return;
+        }
+        self.pause().await;
+        self.take_waiting();
+        let mut requeued = Vec::with_capacity(self.waiting.len());
+        let mut kept = Vec::with_capacity(self.waiting.len());
+        for delivery in self.waiting.drain(..) {
+            match parse(&self.worker, &delivery) {
+                Ok(claim) => {
+                    requeued.push(claim);
+                    kept.push(delivery);
+                }
+                Err(invalid) => refuse_later(&self.worker, delivery, invalid.code(), invalid.to_string()),
+            }
+        }
+        // From here on they are only taken out once the record has them: the future may be dropped.
+        self.waiting.extend(kept);
+        let mut batch = Vec::with_capacity(requeued.len());
+        for claim in requeued {
+            let request = claim.request;
+            let version = self.worker.versions.find(&claim.tenant, &request.model, &request.version).await;
+            let version = match version {
+                Ok(version) => version.map(|version| version.version),
+                Err(error) => return warn!("deliveries are not given back: {}", chain(&error)),
+            };
+            batch.push(Requeue { tenant: claim.tenant, request, input_digest: claim.input_digest, version });
+        }
+        if let Err(error) = self.worker.record.requeue(&batch, REQUEUE_DELAY).await {
+            return warn!("deliveries are not given back: {}", chain(&error));
+        }
+        info!(deliveries = batch.len(), "every slot is taken: deliveries were given back");
+        metrics::requeued(batch.len());
+        join_all(self.waiting.drain(..).map(Delivery::ack)).await.into_iter().for_each(note);
+    }
+
+    /// Takes what the broker has delivered already, without waiting.
+    fn take_waiting(&mut self) {
+        let most = usize::from(self.worker.config.slots) * 2;
+        while let Some(chunk) = self.deliveries.next_chunk(most).now_or_never().filter(|c| !c.is_empty()) {
+            self.waiting.extend(chunk);
+        }
+    }
+
+    async fn pause(&mut self) {
+        if !self.is_paused {
+            self.is_paused = true;
+            self.deliveries.pause().await;
+        }
+    }
+
+    async fn resume(&mut self) {
+        if self.is_paused {
+            self.deliveries.resume().await;
+            self.is_paused = false;
+        }
+    }
+
+    /// Takes no more, and gives what was not claimed back to the broker for others.
+    pub(crate) async fn close(mut self) {
+        self.pause().await;
+        self.take_waiting();
+        join_all(self.waiting.drain(..).map(Delivery::requeue)).await.into_iter().for_each(note);
+    }
+}

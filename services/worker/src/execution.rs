@@ -1,0 +1,248 @@
+//! One attempt, from its claim to its settlement.
+
+use std::mem;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bootstrap::chain;
+use domain::{ErrorClass, ExecuteId, Failure, Runtime, VersionNumber, VersionSelector};
+use protocol::{Reply, Request};
+use store::{Claim, Conclusion, Finish, Finished, Settlement, StoreError, VersionRow};
+use tracing::{debug, error, info, warn};
+
+use crate::Worker;
+use crate::backoff::Backoff;
+use crate::cache::Unfetched;
+use crate::clock::Boottime;
+use crate::leases::Held;
+use crate::metrics;
+use crate::output::Printed;
+use crate::runtime::{Ran, builtin, process};
+use crate::settlement::{Outcome, settle};
+use crate::slots::Slot;
+use crate::timeline::Timeline;
+
+/// A claimed execution with what it holds: its lease and its slot, both free when it is dropped.
+pub(crate) struct Execution {
+    pub(crate) request: Request,
+    pub(crate) claim: Claim,
+    pub(crate) held: Held,
+    pub(crate) timeline: Timeline,
+    /// Not to be started after this.
+    pub(crate) deadline: Option<Boottime>,
+    pub(crate) slot: Slot,
+}
+
+impl Execution {
+    /// Runs it and settles it: tree dead, then commit, then replies, then the slot is free.
+    ///
+    /// If the future is dropped, the tree is killed and the lease runs out.
+    pub(crate) async fn run(mut self, worker: &Worker) {
+        let mut version = None;
+        let ran = match self.attempt(worker, &mut version).await {
+            Ok(ran) => ran,
+            Err(outcome) => {
+                let printed = Printed { base: self.claim.last_log_id, ..Printed::default() };
+                Ran { outcome, printed, run: Duration::ZERO }
+            }
+        };
+        let retry = version.as_ref().map(|version| &version.manifest.retry);
+        let settlement = settle(ran.outcome, &self.claim, retry, rand::random());
+        match settlement {
+            Some(settlement) => self.settle(worker, settlement, ran.printed, ran.run).await,
+            None => self.lost(),
+        }
+        drop(self.slot);
+    }
+
+    /// Runs it; `Err` if it did not come to that.
+    async fn attempt(
+        &mut self,
+        worker: &Worker,
+        found: &mut Option<Arc<VersionRow>>,
+    ) -> Result<Ran, Outcome> {
+        self.check()?;
+        let selector = &self.request.version;
+        let unknown = || {
+            let message = format!("there is no version {selector} of a model {}", self.request.model);
+            Outcome::Failed(Failure::new(ErrorClass::Input, message))
+        };
+        let number = self.claim.version.ok_or_else(unknown)?;
+        let version = self.version(worker, number).await?.ok_or_else(unknown)?;
+        let version = &**found.insert(version);
+        match version.manifest.runtime {
+            Runtime::Builtin => {
+                self.timeline.add("executing");
+                let outcome = builtin::run(version.manifest.builtin.as_deref(), &self.request.input);
+                let printed = Printed { base: self.claim.last_log_id, ..Printed::default() };
+                Ok(Ran { outcome, printed, run: Duration::ZERO })
+            }
+            Runtime::Process => self.run_process(worker, version).await,
+        }
+    }
+
+    async fn run_process(&mut self, worker: &Worker, version: &VersionRow) -> Result<Ran, Outcome> {
+        let bundle = self.bundle(worker, version).await?;
+        self.check()?;
+        let scratch = worker.scratch.scratch().map_err(|error| Outcome::Broken {
+            class: ErrorClass::Internal,
+            message: format!("its scratch directory could not be made: {error}"),
+        })?;
+        self.timeline.add("executing");
+        let process = process::Process {
+            shim: &worker.shim,
+            bundle: &bundle,
+            scratch: &scratch,
+            manifest: &version.manifest,
+            version: version.version,
+            request: &self.request,
+            attempt: self.claim.attempt,
+            base: self.claim.last_log_id,
+            held: &self.held,
+            writer: &worker.writer,
+        };
+        let ran = process.run().await;
+        scratch.remove().await;
+        Ok(ran)
+    }
+
+    /// What its lease goes by.
+    pub(crate) const fn key(&self) -> (ExecuteId, i32) {
+        (self.request.execute_id, self.claim.attempt)
+    }
+
+    /// May it still be started?
+    fn check(&self) -> Result<(), Outcome> {
+        if let Some(stop) = self.held.stop() {
+            return Err(Outcome::Stopped(stop));
+        }
+        if self.deadline.is_some_and(Boottime::has_passed) {
+            return Err(Outcome::Expired);
+        }
+        Ok(())
+    }
+
+    async fn version(
+        &self,
+        worker: &Worker,
+        number: VersionNumber,
+    ) -> Result<Option<Arc<VersionRow>>, Outcome> {
+        let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
+        let selector = VersionSelector::Number(number);
+        loop {
+            match worker.versions.find(&worker.tenant, &self.request.model, &selector).await {
+                Ok(version) => return Ok(version),
+                Err(error) => warn!(model = %self.request.model, "a version is not read: {}", chain(&error)),
+            }
+            tokio::select! {
+                () = tokio::time::sleep(backoff.next()) => {}
+                stop = self.held.stopped() => return Err(Outcome::Stopped(stop)),
+            }
+        }
+    }
+
+    async fn bundle(&mut self, worker: &Worker, version: &VersionRow) -> Result<PathBuf, Outcome> {
+        if let Some(dir) = worker.cache.find(version.digest).await {
+            return Ok(dir);
+        }
+        self.timeline.add("fetching");
+        let fetched = tokio::select! {
+            fetched = worker.cache.fetch(version.digest) => fetched,
+            stop = self.held.stopped() => return Err(Outcome::Stopped(stop)),
+        };
+        fetched.map_err(|unfetched| {
+            match &unfetched {
+                Unfetched::Never { .. } => error!(model = %version.model, "{unfetched}"),
+                Unfetched::TimedOut { .. } => warn!(model = %version.model, "{unfetched}"),
+            }
+            Outcome::Broken { class: ErrorClass::Artifact, message: unfetched.to_string() }
+        })
+    }
+
+    async fn settle(&mut self, worker: &Worker, settlement: Settlement, printed: Printed, run: Duration) {
+        let name = metrics::settlement(&settlement);
+        self.timeline.add("storing");
+        self.timeline.add(name);
+        let timeline = Timeline::new(self.claim.attempt, "", self.claim.claimed_at);
+        let finish = Finish {
+            execute_id: self.request.execute_id,
+            attempt: self.claim.attempt,
+            base: printed.base,
+            tail: printed.tail,
+            settlement,
+            timeline: mem::replace(&mut self.timeline, timeline).into_events(),
+        };
+        let stored = tokio::select! {
+            stored = store(worker, finish) => stored,
+            () = self.held.given_up() => None,
+        };
+        match stored {
+            Some(Finished::Stored(conclusion)) => {
+                metrics::settled(name, run);
+                reply(worker, &conclusion, run);
+                self.tell(name, run);
+            }
+            Some(Finished::Stale) | None => self.lost(),
+        }
+    }
+
+    fn tell(&self, settled: &'static str, run: Duration) {
+        let (execute_id, attempt) = (self.request.execute_id, self.claim.attempt);
+        let (model, run_us) = (&self.request.model, run.as_micros());
+        if run.is_zero() {
+            debug!(%execute_id, attempt, %model, "execution {settled}");
+        } else {
+            info!(%execute_id, attempt, %model, run_us, "execution {settled}");
+        }
+    }
+
+    fn lost(&self) {
+        metrics::lost();
+        let (execute_id, attempt) = (self.request.execute_id, self.claim.attempt);
+        warn!(%execute_id, attempt, model = %self.request.model, "an attempt was lost to another");
+    }
+}
+
+/// Commits the end of an attempt. While the record is away the writer repeats it; a settlement that the record refuses
+/// for good becomes a failure of ours. `None` if that is refused too.
+async fn store(worker: &Worker, finish: Finish) -> Option<Finished> {
+    let fallback = Finish {
+        tail: Vec::new(),
+        timeline: Vec::new(),
+        settlement: Settlement::Failed {
+            delay: Duration::from_secs(1),
+            class: ErrorClass::Internal,
+            message: "the record refused its result".to_owned(),
+        },
+        ..finish
+    };
+    for finish in [finish, fallback] {
+        let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
+        loop {
+            match worker.writer.finish(finish.clone()).await {
+                Ok(finished) => return Some(finished),
+                Err(StoreError::Overloaded(_)) => tokio::time::sleep(backoff.next()).await,
+                Err(error) => {
+                    let (execute_id, attempt) = (finish.execute_id, finish.attempt);
+                    error!(%execute_id, attempt, "the record refuses a settlement: {}", chain(&error));
+                    break;
+                }
+            }
+        }
+    }
+    None
+}
+
+/// Tells everybody who waits how it ended, if it has. Called only once the record says so.
+pub(crate) fn reply(worker: &Worker, conclusion: &Conclusion, run: Duration) {
+    let Some(ending) = &conclusion.ending else { return };
+    if conclusion.reply_addresses.is_empty() {
+        return;
+    }
+    let reply =
+        Reply { execute_id: conclusion.execute_id, attempt: conclusion.attempt, ending: ending.clone(), run };
+    for address in &conclusion.reply_addresses {
+        worker.broker.reply(address, reply.to_message(address.correlation_id.clone()));
+    }
+}

@@ -1,0 +1,5 @@
+//! The worker against real processes and the embedded ports.
+
+#![expect(clippy::unwrap_used, reason = "what a test cannot do fails it")]
+
+mod shim;
