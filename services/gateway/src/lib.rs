@@ -32,7 +32,7 @@ mod waiters;
 use std::net::SocketAddr;
 
 use anyhow::Context;
-use bootstrap::{Ports, Shutdown};
+use bootstrap::{ConfigurationError, Ports, Shutdown};
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
@@ -57,7 +57,7 @@ pub async fn run(
     listening: oneshot::Sender<SocketAddr>,
 ) -> anyhow::Result<()> {
     metrics::describe();
-    config.check()?;
+    config.check().map_err(|error| ConfigurationError::new(error.to_string()))?;
     let listener = server::Listener::bind(&config).await?;
     let replies = ports.broker.replies().await.context("receive replies")?;
     let (gateway, writer_task) = Gateway::new(config, ports, shutdown.clone());

@@ -20,7 +20,7 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
-            cache_dir: "cache".into(),
+            cache_dir: "/var/lib/gantry/cache".into(),
             transfers_max: 10,
             cache_bytes_max: 20 << 30,
             cache_keep_ms: 600_000,

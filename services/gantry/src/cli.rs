@@ -1,0 +1,254 @@
+//! The command line. What stands here is what `--help` prints.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use domain::limits::LIST_PAGE_MAX;
+use domain::{ExecuteId, ModelName, Payload, State, VersionSelector};
+
+use crate::client::Input;
+
+/// Where `gantry dev` listens if nobody says otherwise, and where the client looks for a gateway.
+pub const DEFAULT_URL: &str = "http://127.0.0.1:7070";
+
+/// Hosts models and scripts and runs them on request.
+#[derive(Debug, Parser)]
+#[command(name = "gantry", version, arg_required_else_help = true)]
+#[command(after_help = "\
+Try it:
+  gantry demo                                      everything at once, nothing to install
+  gantry dev                                       stay up; then, in another terminal:
+  gantry push examples/iris
+  gantry run iris --input @examples/iris/input.json --follow
+
+Exit codes of the client commands: 0 done, 1 the script failed, 2 wrong usage,
+65 refused, 66 not found, 69 no server, 75 try later, 124 timed out,
+130 cancelled. A service ends with 0 drained, 1 failed, 78 bad configuration.")]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the examples in one process, show their results, and end
+    Demo,
+    /// Run everything in one process, until it is told to stop
+    Dev(Dev),
+
+    /// Upload a folder as a new version of a model
+    Push(Push),
+    /// Run a model and print its result
+    Run(Run),
+    /// Print the log lines of an execution
+    Logs(Logs),
+    /// List executions, the youngest first
+    Ps(Ps),
+    /// Show everything about an execution
+    Show(One),
+    /// Take an execution back
+    Cancel(One),
+    /// List the models
+    Models(Plain),
+    /// List the nodes that run executions
+    Nodes(Plain),
+
+    /// Serve HTTP
+    Gateway(Service),
+    /// Run executions on this machine
+    Worker(Service),
+    /// Fetch bundles for the worker of this machine
+    Sync(Service),
+    /// Rescue, dispatch and expire executions; keep the record in shape
+    Monitor(Service),
+    /// Bring the schema of PostgreSQL up to this version
+    Migrate(Service),
+    /// Print the configuration, with the place of each value
+    Config(Config),
+}
+
+/// Options of `gantry dev`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+What was accepted survives kill -9: it is dispatched again at the next start in
+the same directory. Ctrl-C stops it: it finishes what runs; a second Ctrl-C
+gives that back instead.")]
+pub struct Dev {
+    /// Where everything is kept
+    #[arg(long, value_name = "DIR", default_value = ".gantry")]
+    pub dir: PathBuf,
+    /// Where to serve HTTP [default: 127.0.0.1:7070, or a free port]
+    #[arg(long, value_name = "ADDRESS")]
+    pub listen: Option<SocketAddr>,
+    /// How many executions run at once
+    #[arg(long, value_name = "N")]
+    pub slots: Option<u16>,
+}
+
+/// Options of every service.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Each key of the file is also an environment variable: [worker] slots is
+GANTRY_WORKER__SLOTS. docs/configuration.md lists all keys.")]
+pub struct Service {
+    /// The configuration file [env: GANTRY_CONFIG]
+    #[arg(long, value_name = "FILE", env = "GANTRY_CONFIG", hide_env = true)]
+    pub config: Option<PathBuf>,
+}
+
+/// Options of `gantry config`.
+#[derive(Debug, Args)]
+pub struct Config {
+    /// The configuration file [env: GANTRY_CONFIG]
+    #[arg(long, value_name = "FILE", env = "GANTRY_CONFIG", hide_env = true)]
+    pub config: Option<PathBuf>,
+    /// Print the reference of all keys instead, as Markdown
+    #[arg(long)]
+    pub reference: bool,
+}
+
+/// Where the gateway is.
+#[derive(Debug, Args)]
+pub struct Server {
+    /// The gateway [env: GANTRY_URL, else http://127.0.0.1:7070]
+    #[arg(long, value_name = "URL", env = "GANTRY_URL", default_value = DEFAULT_URL)]
+    #[arg(hide_env = true, hide_default_value = true)]
+    pub url: String,
+}
+
+/// Options of `gantry push`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+The folder holds gantry.toml and everything the model needs; .git and
+__pycache__ are left out. The same files make the same version, whenever and
+wherever they are pushed.
+
+  gantry push examples/iris
+  gantry push . --model iris-next")]
+pub struct Push {
+    /// The folder
+    #[arg(value_name = "DIR")]
+    pub directory: PathBuf,
+    /// The model's name [default: the folder's]
+    #[arg(long, value_name = "NAME")]
+    pub model: Option<ModelName>,
+    /// Print the new version as JSON
+    #[arg(long)]
+    pub json: bool,
+    /// The gateway
+    #[command(flatten)]
+    pub server: Server,
+}
+
+/// Options of `gantry run`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+The result goes to stdout, log lines and errors to stderr.
+
+  gantry run echo --input '{\"a\": 1}'
+  gantry run iris --input @input.json --follow
+  gantry run clean --input - --content-type text/csv < table.csv > clean.csv
+  id=$(gantry run ticker --async); gantry logs -f $id")]
+pub struct Run {
+    /// The model
+    #[arg(value_name = "MODEL")]
+    pub model: ModelName,
+    /// JSON, @FILE, or - for stdin
+    #[arg(long, short, value_name = "INPUT", default_value = "{}", allow_hyphen_values = true)]
+    pub input: Input,
+    /// A version's number or an alias [default: latest]
+    #[arg(long, value_name = "VERSION")]
+    pub version: Option<VersionSelector>,
+    /// Wait at most this long; the execution goes on
+    #[arg(long, value_name = "SECONDS", conflicts_with = "detach")]
+    pub wait: Option<u64>,
+    /// Print its log lines as they are written
+    #[arg(long, short, conflicts_with = "detach")]
+    pub follow: bool,
+    /// Do not wait: print its execute_id
+    #[arg(long = "async")]
+    pub detach: bool,
+    /// The same key is the same execution for 24 hours
+    #[arg(long, value_name = "KEY")]
+    pub idempotency_key: Option<String>,
+    /// What the input is
+    #[arg(long, value_name = "TYPE", default_value = Payload::JSON)]
+    pub content_type: String,
+    /// Print id, state, attempt and result as JSON
+    #[arg(long)]
+    pub json: bool,
+    /// The gateway
+    #[command(flatten)]
+    pub server: Server,
+}
+
+/// Options of `gantry logs`.
+#[derive(Debug, Args)]
+pub struct Logs {
+    /// The execution
+    #[arg(value_name = "EXECUTE_ID")]
+    pub execute_id: ExecuteId,
+    /// Go on until the execution ends, through lost connections
+    #[arg(long, short)]
+    pub follow: bool,
+    /// Begin after this log_id
+    #[arg(long, value_name = "LOG_ID", default_value_t = 0)]
+    pub after: i64,
+    /// Leave control characters in (they can change your terminal)
+    #[arg(long)]
+    pub raw: bool,
+    /// Print each line as JSON
+    #[arg(long)]
+    pub json: bool,
+    /// The gateway
+    #[command(flatten)]
+    pub server: Server,
+}
+
+/// Options of `gantry ps`.
+#[derive(Debug, Args)]
+pub struct Ps {
+    /// Only those of this model
+    #[arg(long, value_name = "MODEL")]
+    pub model: Option<ModelName>,
+    /// Only those in this state
+    #[arg(long, value_name = "STATE")]
+    pub state: Option<State>,
+    /// How many at most
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=LIST_PAGE_MAX as i64))]
+    pub limit: u32,
+    /// Print them as JSON
+    #[arg(long)]
+    pub json: bool,
+    /// The gateway
+    #[command(flatten)]
+    pub server: Server,
+}
+
+/// Options of commands about one execution.
+#[derive(Debug, Args)]
+pub struct One {
+    /// The execution
+    #[arg(value_name = "EXECUTE_ID")]
+    pub execute_id: ExecuteId,
+    /// Print it as JSON
+    #[arg(long)]
+    pub json: bool,
+    /// The gateway
+    #[command(flatten)]
+    pub server: Server,
+}
+
+/// Options of commands without any of their own.
+#[derive(Debug, Args)]
+pub struct Plain {
+    /// Print them as JSON
+    #[arg(long)]
+    pub json: bool,
+    /// The gateway
+    #[command(flatten)]
+    pub server: Server,
+}

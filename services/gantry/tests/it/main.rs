@@ -1,0 +1,6 @@
+//! The binary as people use it: `gantry dev`, `gantry demo` and the client, judged by what they print and how they end.
+
+mod client;
+mod configuration;
+mod dev;
+mod harness;
