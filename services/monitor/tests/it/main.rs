@@ -7,3 +7,4 @@ mod env;
 mod letters;
 mod nodes;
 mod sweeps;
+mod upkeep;
