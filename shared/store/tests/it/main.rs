@@ -4,3 +4,4 @@
 #![expect(clippy::wildcard_enum_match_arm, reason = "an answer that is not the expected one fails a test")]
 
 mod contract;
+mod postgres;

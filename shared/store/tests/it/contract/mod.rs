@@ -17,7 +17,7 @@ pub use env::{
     Env, Fixture, append, claim_of, claimed, direct, failed, finish, lines, new_execution, node, requeue_of,
     succeeded, text,
 };
-pub use on_postgres::OnPostgres;
+pub use on_postgres::{OnPostgres, connect};
 
 /// Runs each named test of the contract on each adapter.
 macro_rules! contract {

@@ -36,7 +36,7 @@ pub async fn an_announcement_runs_out_unless_it_is_renewed(env: Env) {
     let draining = NodeInfo { draining: true, ..two };
     env.record.announce_node(&draining, LEASE).await.unwrap();
     env.pass(Duration::from_secs(6)).await;
-    assert_eq!(env.record.list_nodes().await.unwrap(), [draining.clone()]);
+    assert_eq!(env.record.list_nodes().await.unwrap(), std::slice::from_ref(&draining));
     env.record.withdraw_node(&draining.id).await.unwrap();
     env.record.withdraw_node(&draining.id).await.unwrap();
     assert_eq!(env.record.list_nodes().await.unwrap(), []);

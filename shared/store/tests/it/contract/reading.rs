@@ -35,7 +35,7 @@ pub async fn endings_are_looked_up_for_all_who_wait(env: Env) {
     let (ended, claim) = env.running().await;
     let conclusion = env.settle(&ended, &claim, succeeded("done")).await;
     let asked = [queued.execute_id, ended.execute_id, ExecuteId::new(1), running.execute_id];
-    assert_eq!(env.record.endings(&asked).await.unwrap(), [conclusion.clone()]);
+    assert_eq!(env.record.endings(&asked).await.unwrap(), std::slice::from_ref(&conclusion));
     assert_eq!(env.record.endings(&[]).await.unwrap(), []);
     let found = env.record.find_ending(&ended.tenant, ended.execute_id).await.unwrap();
     assert_eq!(found, conclusion.ending.map(|ending| (1, ending)));
