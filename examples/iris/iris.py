@@ -63,9 +63,11 @@ def main():
 
     model = train(train_on)
     for name, gaussians in model.items():
-        print(f"trained {name}: " + ", ".join(f"{n} {mu:.2f}±{s:.2f}" for n, (mu, s) in zip(FEATURES, gaussians)))
+        length, width = gaussians[2:]
+        print(f"trained {name}: petals {length[0]:.2f}±{length[1]:.2f} by {width[0]:.2f}±{width[1]:.2f} cm")
 
-    wrong = [(name, predict(model, features)[0]) for features, name in test if predict(model, features)[0] != name]
+    guesses = [(name, predict(model, features)[0]) for features, name in test]
+    wrong = [(name, guess) for name, guess in guesses if name != guess]
     for name, guess in wrong:
         print(f"WARNING: a {name} was taken for a {guess}")
     accuracy = 1 - len(wrong) / len(test)

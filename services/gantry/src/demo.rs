@@ -119,7 +119,7 @@ async fn tour(address: oneshot::Receiver<SocketAddr>, dir: &Path, started: Insta
     tour.time().await?;
 
     tour.title("The executions")?;
-    let table = screen::table(["MODEL", "STATE", "ATTEMPT", "LINES", "TOOK", "EXECUTE_ID"], &rows);
+    let table = screen::table(["MODEL", "STATE", "LINES", "TOOK", "EXECUTE_ID"], &rows);
     for line in table.lines() {
         tour.say(&format!("  {line}"))?;
     }
@@ -128,11 +128,11 @@ async fn tour(address: oneshot::Receiver<SocketAddr>, dir: &Path, started: Insta
 }
 
 const GO_ON: &str = "\
-  gantry dev                                   the same, to stay
-  gantry push examples/iris                    (in another terminal)
+\x20 gantry dev                  the same, to stay; then, in another terminal:
+  gantry push examples/iris
   gantry run iris --input @examples/iris/input.json --follow
-  make up                                      RabbitMQ, PostgreSQL, ZooKeeper, S3
-  README.md                                    a model of your own in five minutes";
+  make up                     with RabbitMQ, PostgreSQL, ZooKeeper and S3
+  README.md                   a model of your own in five minutes";
 
 /// Shows one thing after the other.
 struct Tour {
@@ -165,7 +165,7 @@ impl Tour {
     }
 
     /// Runs an example with its own input, its log lines live, and waits for the result.
-    async fn wait_and_show(&self, model: &str) -> anyhow::Result<[String; 6]> {
+    async fn wait_and_show(&self, model: &str) -> anyhow::Result<[String; 5]> {
         self.title(&format!("{model}: {}", about(model)?))?;
         let begun = Instant::now();
         let id = self.accept(model, Prefer::Async).await?;
@@ -175,7 +175,7 @@ impl Tour {
     }
 
     /// Runs an example that outlasts its caller's patience: a handle in time, the result later.
-    async fn hand_over(&self, model: &str) -> anyhow::Result<[String; 6]> {
+    async fn hand_over(&self, model: &str) -> anyhow::Result<[String; 5]> {
         self.title(&format!("{model}: {}", about(model)?))?;
         let begun = Instant::now();
         let id = self.accept(model, Prefer::Wait(Duration::from_secs(1))).await?;
@@ -198,7 +198,7 @@ impl Tour {
         Ok(follow(&self.api, id, 0, |row| self.terminal.say(&format!("  {}", style.log_row(row)))).await?)
     }
 
-    async fn finish(&self, model: &str, ended: &Ended, begun: Instant) -> anyhow::Result<[String; 6]> {
+    async fn finish(&self, model: &str, ended: &Ended, begun: Instant) -> anyhow::Result<[String; 5]> {
         let took = span(begun.elapsed());
         let id = ended.execute_id.to_string();
         let execution: protocol::http::Execution = self.api.get(&["executions", &id], &[]).await?;
@@ -207,9 +207,8 @@ impl Tour {
         for line in wrap(&String::from_utf8_lossy(&ended.result.bytes)) {
             self.say(&format!("    {line}"))?;
         }
-        let attempt = ended.attempt.to_string();
         let state = execution.state.label().to_owned();
-        Ok([model.to_owned(), state, attempt, execution.log_lines.to_string(), took, id])
+        Ok([model.to_owned(), state, execution.log_lines.to_string(), took, id])
     }
 
     /// The same key twice is one execution.
@@ -277,20 +276,17 @@ fn new_id() -> ExecuteId {
     ExecuteId::new(Timestamp::now().as_millisecond().try_into().unwrap_or(0))
 }
 
-/// `text` in lines that fit a terminal of 80 columns behind an indent, broken at spaces where there are any.
+/// `text` in lines that fit a terminal of 80 columns behind an indent, broken behind commas where there are any.
 fn wrap(text: &str) -> Vec<String> {
     const WIDTH: usize = 74;
     let mut lines = Vec::new();
     for paragraph in screen::plain(text.trim_end()).lines() {
         let mut line = String::new();
-        for word in paragraph.split(' ') {
-            if !line.is_empty() && line.chars().count() + 1 + word.chars().count() > WIDTH {
-                lines.push(std::mem::take(&mut line));
+        for part in paragraph.split_inclusive(", ") {
+            if !line.is_empty() && line.chars().count() + part.trim_end().chars().count() > WIDTH {
+                lines.push(std::mem::take(&mut line).trim_end().to_owned());
             }
-            if !line.is_empty() {
-                line.push(' ');
-            }
-            line.push_str(word);
+            line.push_str(part);
         }
         lines.push(line);
     }
@@ -303,9 +299,9 @@ mod tests {
 
     #[test]
     fn lines_fit_a_terminal() {
-        let text = wrap("{\"a\": 1, \"b\": [2, 3]} ".repeat(20).trim_end());
+        let text = wrap(&"{\"a\": 1, \"b\": [2, 3]}, ".repeat(20));
         assert!(text.len() > 5 && text.iter().all(|line| line.chars().count() <= 74), "{text:?}");
-        assert_eq!(wrap("a b"), ["a b"]);
+        assert_eq!(wrap("{\"a\": 1}\n"), ["{\"a\": 1}"]);
     }
 
     #[test]

@@ -58,7 +58,7 @@ fn the_demo_shows_every_example_with_its_result_and_ends_with_0() {
     }
     assert!(!demo.stdout.contains('\u{1b}'), "no colours where there is no terminal");
     let widest = demo.stdout.lines().map(|line| line.chars().count()).max();
-    assert!(widest <= Some(100), "the widest line has {widest:?} columns");
+    assert!(widest <= Some(80), "the widest line has {widest:?} columns");
 }
 
 #[test]
