@@ -1,13 +1,13 @@
 //! Messages that went astray: no queue took them, or they were given back too often.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use bootstrap::{Ports, Shutdown, chain};
 use broker::{Deliveries, Delivery, DeliverySource, PublishError, Settled};
-use domain::TenantId;
+use domain::{ExecuteId, TenantId};
 use protocol::{RawMessage, Reply, ReplyAddress, Request};
-use store::{Recovery, Requeue, StoreError};
+use store::{Conclusion, Recovery, Requeue, StoreError};
 use tracing::{info, warn};
 
 use crate::{metrics, pause, reply};
@@ -159,16 +159,38 @@ impl Letters {
             let version = record.find_version(&requeue.tenant, &request.model, &request.version).await?;
             requeue.version = version.map(|row| row.version);
         }
-        if self.source != DeliverySource::Dead {
-            let batch: Vec<_> = part.iter().map(|letter| letter.requeue.clone()).collect();
-            return record.requeue(&batch, UNROUTABLE_DELAY).await;
-        }
-        for Letter { requeue, .. } in part {
-            let reason = "its message was given back too often by those who were to run it";
-            if let Some(conclusion) = record.bury(requeue, reason).await? {
-                warn!(execute_id = %conclusion.execute_id, "dead: found among the dead letters");
-                reply(&self.ports, &conclusion);
+        let mut told = HashSet::new();
+        if self.source == DeliverySource::Dead {
+            for Letter { requeue, .. } in &*part {
+                let reason = "its message was given back too often by those who were to run it";
+                if let Some(conclusion) = record.bury(requeue, reason).await? {
+                    warn!(execute_id = %conclusion.execute_id, "dead: found among the dead letters");
+                    reply(&self.ports, &conclusion);
+                    told.insert(conclusion.execute_id);
+                }
             }
+        } else {
+            let batch: Vec<_> = part.iter().map(|letter| letter.requeue.clone()).collect();
+            record.requeue(&batch, UNROUTABLE_DELAY).await?;
+        }
+        self.answer_ended(part, &told).await
+    }
+
+    /// Whoever asked for what had ended gets its ending; those in `told` have it.
+    async fn answer_ended(&self, part: &[Letter], told: &HashSet<ExecuteId>) -> Result<(), StoreError> {
+        let requests = part.iter().map(|letter| &letter.requeue.request);
+        let waiting: HashMap<_, _> = requests
+            .filter(|request| !told.contains(&request.execute_id))
+            .filter_map(|request| Some((request.execute_id, request.reply_address.as_ref()?)))
+            .collect();
+        if waiting.is_empty() {
+            return Ok(());
+        }
+        let ids: Vec<_> = waiting.keys().copied().collect();
+        for conclusion in self.ports.record.endings(&ids).await? {
+            let reply_addresses = waiting.get(&conclusion.execute_id).map(|address| (*address).clone());
+            let reply_addresses = reply_addresses.into_iter().collect();
+            reply(&self.ports, &Conclusion { reply_addresses, ..conclusion });
         }
         Ok(())
     }

@@ -1,7 +1,7 @@
 use broker::Broker;
 use bytes::Bytes;
-use domain::State;
-use protocol::{HeaderValue, RawMessage, Request, header};
+use domain::{State, TenantId};
+use protocol::{HeaderValue, RawMessage, Reply, ReplyAddress, Request, header};
 use testkit::eventually;
 
 use crate::env::{Env, LIMIT, config, delivered, new_id, next, request};
@@ -77,5 +77,20 @@ async fn one_message_that_went_astray_many_times_is_one_execution() {
     env.start(config());
     env.until(direct.execute_id, State::Queued).await;
     env.until(other.execute_id, State::Queued).await;
+    env.end().await;
+}
+
+#[tokio::test]
+async fn whoever_asks_astray_for_what_has_ended_gets_its_ending() {
+    let mut env = Env::new().await;
+    let id = env.yielded().await;
+    env.record.cancel(&TenantId::default(), id).await.unwrap();
+    let address = ReplyAddress { correlation_id: "another".to_owned(), ..env.address() };
+    let late = Request { reply_address: Some(address), queue: "nowhere".parse().unwrap(), ..request(id) };
+    env.broker.publish(&late.queue, late.to_message()).await.unwrap();
+    env.start(config());
+    let message = tokio::time::timeout(LIMIT, env.replies.recv()).await.unwrap().unwrap();
+    assert_eq!(message.correlation_id.as_deref(), Some("another"));
+    assert_eq!(Reply::parse(message).unwrap().ending.state(), State::Cancelled);
     env.end().await;
 }

@@ -6,6 +6,7 @@ use domain::{ExecuteId, State, TenantId, VersionNumber, limits};
 use protocol::Request;
 use rusqlite::{Connection, params};
 
+use super::claim::{Also, end, outside_window};
 use super::fail::Fail;
 use super::row::{digest, find, first_address, further_address, id, id_bytes, in_window, parsed, run, us};
 use crate::{Acceptance, NewExecution, Requeue};
@@ -171,7 +172,11 @@ pub(super) fn requeue(c: &Connection, now: i64, batch: &[Requeue], delay: Durati
             dispatch_at,
             reply_addresses: first_address(back.request.reply_address.as_ref(), None),
         };
-        if insert(c, now, &row)?.is_some() {
+        if let Some(key) = insert(c, now, &row)? {
+            if !in_window(back.request.execute_id, now) {
+                // Neither run nor lost without a trace.
+                end(c, now, key, &outside_window(), &Also::default())?;
+            }
             continue;
         }
         let request = &back.request;

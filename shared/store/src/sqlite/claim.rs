@@ -249,3 +249,7 @@ pub(super) fn cancelled() -> Ending {
 pub(super) fn expired() -> Ending {
     Ending::Expired(Failure::new(ErrorClass::Deadline, "its deadline passed before it could start"))
 }
+
+pub(super) fn outside_window() -> Ending {
+    Ending::Dead(Failure::new(ErrorClass::Input, "its execute_id is dated too far back or ahead"))
+}

@@ -11,8 +11,8 @@ use super::accept::{NewRow, insert};
 use super::claim::{Also, MARK_SLOT_US, cancelled, conclusion_of, end, expired};
 use super::fail::Fail;
 use super::row::{
-    find, first_address, id, id_bytes, list, maybe_time, parsed, payload, run, time, timeline_text, us,
-    value, version,
+    find, first_address, id, id_bytes, in_window, list, maybe_time, parsed, payload, run, time,
+    timeline_text, us, version,
 };
 use crate::{Conclusion, Dispatch, Requeue, Rescued};
 
@@ -220,21 +220,17 @@ pub(super) fn bury(
         dispatch_at: now,
         reply_addresses: first_address(letter.request.reply_address.as_ref(), None),
     };
-    let key = match insert(c, now, &new)? {
-        Some(key) => key,
-        None => {
-            let sql = "select id from execution
-                 where execute_id = ?1 and tenant = ?2 and input_digest = ?3 and state = ?4";
-            let by = params![
-                id_bytes(letter.request.execute_id),
-                letter.tenant.as_str(),
-                letter.input_digest.as_bytes(),
-                State::Queued.label(),
-            ];
-            let Some(key) = value(c, sql, by)? else { return Ok(None) };
-            key
-        }
+    let sql = "select id, state from execution where execute_id = ?1 and tenant = ?2 and input_digest = ?3";
+    let execute_id = letter.request.execute_id;
+    let by = params![id_bytes(execute_id), letter.tenant.as_str(), letter.input_digest.as_bytes()];
+    let known = find(c, sql, by, |row| Ok((row.get::<_, i64>(0)?, parsed::<State>(row, 1)?)))?;
+    let key = match known {
+        Some((key, State::Queued)) => Some(key),
+        Some(_) => None,
+        None if in_window(execute_id, now) => insert(c, now, &new)?,
+        None => None,
     };
+    let Some(key) = key else { return Ok(None) };
     let ending = Ending::Dead(Failure::new(ErrorClass::Internal, reason));
     end(c, now, key, &ending, &Also::default())?;
     Ok(Some(conclusion_of(c, key)?))

@@ -168,6 +168,21 @@ async fn what_was_claimed_before_its_confirm_was_noted_overtakes_what_was_dispat
 }
 
 #[tokio::test]
+async fn a_message_of_another_time_is_neither_run_nor_lost() {
+    let env = Env::new();
+    let requeue = |id| {
+        let ClaimRequest { tenant, request, input_digest, version, .. } = claim(id);
+        Requeue { tenant, request: Request { recorded: false, ..request }, input_digest, version }
+    };
+    let (returned, dead) = (ExecuteId::new(1), ExecuteId::new(1));
+    env.record.requeue(&[requeue(returned)], Duration::ZERO).await.unwrap();
+    let endings = env.record.endings(&[returned]).await.unwrap();
+    assert_eq!(endings[0].ending.as_ref().map(Ending::state), Some(State::Dead));
+    assert_eq!(env.record.take_undispatched(10).await.unwrap(), []);
+    assert_eq!(env.record.bury(&requeue(dead), "came back").await.unwrap(), None);
+}
+
+#[tokio::test]
 async fn the_upkeep_forgets_the_keys_that_ran_out() {
     let env = Env::new();
     let fence = env.record.lead("upkeep", "a", LEASE).await.unwrap().fence;
