@@ -3,9 +3,7 @@
 use std::borrow::Cow;
 use std::time::Instant;
 
-use axum::extract::Request;
-use axum::middleware::Next;
-use axum::response::Response;
+use axum::http::{Method, Request, Response, Uri};
 use protocol::http::EXECUTE_ID;
 
 use crate::metrics;
@@ -14,27 +12,60 @@ use crate::metrics;
 const SECRET: [&str; 5] = ["token", "secret", "password", "key", "auth"];
 /// The longest path or query a line shows, in bytes.
 const SHOWN_MAX: usize = 512;
+/// The status of a request whose client hung up before it was answered (nginx's number for it).
+const HUNG_UP: u16 = 499;
 
-pub(crate) async fn log(request: Request, next: Next) -> Response {
-    let begin = Instant::now();
-    let method = request.method().clone();
-    let uri = request.uri().clone();
-    let response = next.run(request).await;
-    let elapsed = begin.elapsed();
-    let status = response.status().as_u16();
-    metrics::request(status, elapsed);
-    let execute_id = response.headers().get(EXECUTE_ID).and_then(|id| id.to_str().ok());
-    tracing::info!(
-        method = %method,
-        path = shown(uri.path()),
-        model = model(uri.path()),
-        parameters = masked(uri.query().unwrap_or_default()).as_deref(),
-        status,
-        elapsed_ms = elapsed.as_secs_f64() * 1_000.0,
-        execute_id,
-        "request"
-    );
-    response
+/// The line of a request under way. Dropped without an answer, it says that the client hung up.
+pub(crate) struct Line {
+    begin: Instant,
+    method: Method,
+    uri: Uri,
+    is_written: bool,
+}
+
+impl Line {
+    /// Begins to measure.
+    pub fn begin<B>(request: &Request<B>) -> Self {
+        let (method, uri) = (request.method().clone(), request.uri().clone());
+        Self { begin: Instant::now(), method, uri, is_written: false }
+    }
+
+    /// Writes the line: the head of the answer is there.
+    pub fn end<B>(mut self, response: &Response<B>) {
+        let execute_id = response.headers().get(EXECUTE_ID).and_then(|id| id.to_str().ok());
+        self.write(response.status().as_u16(), execute_id);
+    }
+
+    fn write(&mut self, status: u16, execute_id: Option<&str>) {
+        self.is_written = true;
+        let elapsed = self.begin.elapsed();
+        metrics::request(status, elapsed);
+        let path = self.uri.path();
+        tracing::info!(
+            method = %self.method,
+            path = shown(path),
+            model = model(path),
+            parameters = masked(self.uri.query().unwrap_or_default()).as_deref(),
+            status,
+            elapsed_ms = elapsed.as_secs_f64() * 1_000.0,
+            execute_id = execute_id.or_else(|| named(path)),
+            "request"
+        );
+    }
+}
+
+impl Drop for Line {
+    fn drop(&mut self) {
+        if !self.is_written {
+            self.write(HUNG_UP, None);
+        }
+    }
+}
+
+/// The execution a path names.
+fn named(path: &str) -> Option<&str> {
+    let rest = path.strip_prefix("/v1/executions/")?;
+    rest.split('/').next().filter(|id| id.len() == 36)
 }
 
 /// The model a path names.
@@ -82,8 +113,11 @@ mod tests {
     }
 
     #[test]
-    fn the_model_is_named() {
+    fn the_model_and_the_execution_are_named() {
         assert_eq!(model("/v1/models/iris/executions"), Some("iris"));
         assert_eq!(model("/v1/executions"), None);
+        let id = "0195e5f0-7b3a-7cc0-8000-000000000000";
+        assert_eq!(named(&format!("/v1/executions/{id}/logs")), Some(id));
+        assert_eq!(named("/v1/executions/x"), None);
     }
 }

@@ -1,9 +1,12 @@
 //! May this request enter: names, headers, media types, bodies. Nothing is stored or started before all of it holds.
 
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
+use axum::extract::{FromRequestParts, Path};
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, header};
 use bytes::{Bytes, BytesMut};
 use domain::limits::{DEADLINE_MAX, IDEMPOTENCY_KEY_BYTES_MAX, INPUT_BYTES_MAX, WAIT_DEFAULT, WAIT_MAX};
@@ -11,6 +14,8 @@ use domain::{ExecuteId, Payload};
 use futures::StreamExt;
 use jiff::Timestamp;
 use protocol::{ProblemCode, http};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
 
 use crate::problem::Refusal;
 
@@ -32,6 +37,25 @@ pub(crate) fn execute_id(text: &str) -> Result<ExecuteId, Refusal> {
     text.parse().map_err(|error| Refusal::new(ProblemCode::Name, format!("{text:?}: {error}")))
 }
 
+/// A part of the path, as text. What is no UTF-8 is refused as the name that it cannot be.
+pub(crate) struct Segment(pub String);
+
+impl<S: Send + Sync> FromRequestParts<S> for Segment {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Refusal> {
+        match Path::<String>::from_request_parts(parts, state).await {
+            Ok(Path(text)) => Ok(Self(text)),
+            Err(rejection) => Err(Refusal::new(ProblemCode::Name, rejection.body_text())),
+        }
+    }
+}
+
+/// Are these characters that every broker carries?
+fn is_visible(text: &str) -> bool {
+    text.bytes().all(|byte| (32..127).contains(&byte))
+}
+
 /// The text of a header, if there is exactly one and it is visible ASCII.
 pub(crate) fn header_text<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a str>, Refusal> {
     let mut values = headers.get_all(name).iter();
@@ -40,30 +64,56 @@ pub(crate) fn header_text<'a>(headers: &'a HeaderMap, name: &str) -> Result<Opti
         return Err(Refusal::new(ProblemCode::Parameter, format!("header {name} is given more than once")));
     }
     match value.to_str() {
-        Ok(text) => Ok(Some(text)),
-        Err(_) => Err(Refusal::new(ProblemCode::Parameter, format!("header {name} must be visible ASCII"))),
+        Ok(text) if is_visible(text) => Ok(Some(text)),
+        Ok(_) | Err(_) => {
+            Err(Refusal::new(ProblemCode::Parameter, format!("header {name} must be visible ASCII")))
+        }
     }
 }
 
-/// How long a caller waits (RFC 7240, `Prefer`): `wait=N` in seconds, or `respond-async`.
-pub(crate) fn preferred_wait(headers: &HeaderMap) -> Result<Duration, Refusal> {
-    let mut wait = None;
+/// How a caller wants to be answered.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Preference {
+    /// How long it waits.
+    pub wait: Duration,
+    /// What of its wishes was granted, for `Preference-Applied`.
+    pub applied: Option<String>,
+}
+
+/// What the `Prefer` headers say (RFC 7240): `wait=N` in seconds; `respond-async`, which without a `wait` means not to
+/// wait at all. Other preferences are ignored, as the RFC has it, and so is a second `wait`.
+pub(crate) fn preference(headers: &HeaderMap) -> Result<Preference, Refusal> {
+    let (mut wait, mut is_async) = (None, false);
     for value in headers.get_all("prefer") {
         let text = value
             .to_str()
             .map_err(|_| Refusal::new(ProblemCode::Parameter, "header Prefer must be visible ASCII"))?;
-        for preference in text.split(',').map(str::trim) {
+        for preference in text.split(',') {
+            let preference = preference.split(';').next().unwrap_or_default();
             let (key, value) = preference.split_once('=').unwrap_or((preference, ""));
-            match (key.trim().to_ascii_lowercase().as_str(), value.trim().trim_matches('"')) {
-                // What comes first counts (RFC 7240, section 2); respond-async beats any wait.
-                ("respond-async", _) => return Ok(Duration::ZERO),
-                ("wait", seconds) if wait.is_none() => wait = Some(wait_seconds(seconds)?),
-                // Other preferences may be ignored (RFC 7240, section 2).
+            match key.trim().to_ascii_lowercase().as_str() {
+                "respond-async" => is_async = true,
+                "wait" if wait.is_none() => wait = Some(wait_seconds(value.trim().trim_matches('"'))?),
                 _ => {}
             }
         }
     }
-    Ok(wait.unwrap_or(WAIT_DEFAULT))
+    let applied = match (is_async, wait) {
+        (true, None) => Some("respond-async".to_owned()),
+        (true, Some(wait)) => Some(format!("respond-async, wait={}", wait.as_secs())),
+        (false, Some(wait)) => Some(format!("wait={}", wait.as_secs())),
+        (false, None) => None,
+    };
+    let unsaid = if is_async { Duration::ZERO } else { WAIT_DEFAULT };
+    Ok(Preference { wait: wait.unwrap_or(unsaid), applied })
+}
+
+/// The W3C trace context, if there is one; what is none is ignored, as that document has it.
+pub(crate) fn traceparent(headers: &HeaderMap) -> Option<String> {
+    let text = headers.get("traceparent")?.to_str().ok()?;
+    let is_one = (55..=255).contains(&text.len())
+        && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f' | b'-'));
+    is_one.then(|| text.to_owned())
 }
 
 /// Reads a wait in whole seconds.
@@ -104,8 +154,12 @@ pub(crate) fn deadline(headers: &HeaderMap) -> Result<Option<Timestamp>, Refusal
     if deadline > farthest { Err(refusal()) } else { Ok(Some(deadline)) }
 }
 
-/// The input of an execution: its media type and its body, checked if it says that it is JSON.
-pub(crate) async fn input(headers: &HeaderMap, body: Body) -> Result<Payload, Refusal> {
+/// The input of an execution: its media type and its body, checked if it says that it is JSON; and its room.
+pub(crate) async fn input(
+    room: &Arc<Semaphore>,
+    headers: &HeaderMap,
+    body: Body,
+) -> Result<(Payload, OwnedSemaphorePermit), Refusal> {
     let content_type =
         header_text(headers, header::CONTENT_TYPE.as_str())?.unwrap_or(Payload::JSON).to_owned();
     if content_type.len() > 127 || !content_type.contains('/') {
@@ -117,60 +171,146 @@ pub(crate) async fn input(headers: &HeaderMap, body: Body) -> Result<Payload, Re
         let detail = format!("Content-Encoding {encoding:?} is not accepted: send the body as it is");
         return Err(Refusal::new(ProblemCode::MediaType, detail));
     }
-    let bytes = read(headers, body, INPUT_BYTES_MAX, ProblemCode::TooLarge).await?;
+    let Collected { bytes, room } = read(room, headers, body, INPUT_BYTES_MAX, ProblemCode::TooLarge).await?;
     let payload = Payload::new(&content_type, bytes);
     if payload.is_json() {
         payload.check_json().map_err(|error| Refusal::new(ProblemCode::JsonSyntax, error.to_string()))?;
     }
-    Ok(payload)
+    Ok((payload, room))
+}
+
+/// A body, and its share of the memory that bodies may take.
+pub(crate) struct Collected {
+    pub bytes: Bytes,
+    pub room: OwnedSemaphorePermit,
 }
 
 /// Reads a body of 1 to `most` bytes that comes fast enough.
 pub(crate) async fn read(
+    room: &Arc<Semaphore>,
     headers: &HeaderMap,
     body: Body,
     most: usize,
     too_large: ProblemCode,
-) -> Result<Bytes, Refusal> {
-    let refusal = || Refusal::new(too_large, format!("the body has more than {most} bytes"));
+) -> Result<Collected, Refusal> {
+    let too_large = || Refusal::new(too_large, format!("the body has more than {most} bytes"));
     let announced =
         headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
     if announced.is_some_and(|length| length > most as u64) {
-        return Err(refusal());
+        return Err(too_large());
     }
     let length = announced.unwrap_or(most as u64);
+    let kib = u32::try_from(length.div_ceil(1 << 10)).unwrap_or(u32::MAX);
+    let room = room.clone().try_acquire_many_owned(kib).map_err(|_| {
+        Refusal::new(ProblemCode::Overloaded, "the bodies of other requests take all there is; try again")
+    })?;
     let patience = BODY_GRACE + Duration::from_secs(length / BODY_RATE_MIN);
-    let collect = async {
-        let mut chunks = body.into_data_stream();
-        let mut bytes = BytesMut::new();
-        let mut only = None;
-        while let Some(chunk) = chunks.next().await {
-            let broken = |error| Refusal::new(ProblemCode::Parameter, format!("the body broke off: {error}"));
-            let chunk = chunk.map_err(broken)?;
-            if bytes.len() + only.as_ref().map_or(0, Bytes::len) + chunk.len() > most {
-                return Err(refusal());
-            }
-            // Most bodies come in one piece, which then is not copied.
-            match only.take() {
-                None if bytes.is_empty() => only = Some(chunk),
-                first => {
-                    bytes.extend_from_slice(&first.unwrap_or_default());
-                    bytes.extend_from_slice(&chunk);
-                }
-            }
-        }
-        Ok(only.unwrap_or_else(|| bytes.freeze()))
-    };
-    let Ok(bytes) = tokio::time::timeout(patience, collect).await else {
+    let Ok(collected) = timeout(patience, collect(body, most)).await else {
         let detail = format!("the body did not come within {} s", patience.as_secs());
-        return Err(Refusal::new(ProblemCode::Parameter, detail));
+        return Err(Refusal::new(ProblemCode::BodyTimeout, detail));
     };
-    let bytes = bytes?;
+    let bytes = collected.map_err(|broken| match broken {
+        Some(error) => Refusal::new(ProblemCode::Parameter, format!("the body broke off: {error}")),
+        None => too_large(),
+    })?;
     if bytes.is_empty() {
-        return Err(Refusal::new(
-            ProblemCode::BodyMissing,
-            "the body is empty; send {} if the model takes no input",
-        ));
+        let detail = "the body is empty; send {} if the model takes no input";
+        return Err(Refusal::new(ProblemCode::BodyMissing, detail));
     }
-    Ok(bytes)
+    Ok(Collected { bytes, room })
+}
+
+/// The whole of a body, or what broke it off; `None` if it has more than `most` bytes.
+async fn collect(body: Body, most: usize) -> Result<Bytes, Option<axum::Error>> {
+    let mut chunks = body.into_data_stream();
+    // Most bodies come in one piece, which then is not copied.
+    let Some(first) = chunks.next().await.transpose()? else { return Ok(Bytes::new()) };
+    if first.len() > most {
+        return Err(None);
+    }
+    let Some(second) = chunks.next().await.transpose()? else { return Ok(first) };
+    let mut bytes = BytesMut::from(first);
+    let mut next = Some(second);
+    while let Some(chunk) = next {
+        if bytes.len() + chunk.len() > most {
+            return Err(None);
+        }
+        bytes.extend_from_slice(&chunk);
+        next = chunks.next().await.transpose()?;
+    }
+    Ok(bytes.freeze())
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::http::{HeaderName, HeaderValue};
+    use axum::response::IntoResponse;
+
+    use super::*;
+
+    fn prefer(lines: &[&'static str]) -> HeaderMap {
+        lines.iter().map(|line| (HeaderName::from_static("prefer"), HeaderValue::from_static(line))).collect()
+    }
+
+    #[test]
+    fn preferences_are_read_as_rfc_7240_says() {
+        for (lines, wait, applied) in [
+            (&[][..], 30, None),
+            (&["wait=5"], 5, Some("wait=5")),
+            (&["Wait = \"5\"; foo=bar"], 5, Some("wait=5")),
+            (&["respond-async"], 0, Some("respond-async")),
+            (&["respond-async, wait=10"], 10, Some("respond-async, wait=10")),
+            (&["return=minimal", "wait=10, wait=20"], 10, Some("wait=10")),
+            (&["handling=lenient"], 30, None),
+        ] {
+            let wait = Duration::from_secs(wait);
+            let expected = Preference { wait, applied: applied.map(str::to_owned) };
+            assert_eq!(preference(&prefer(lines)).unwrap(), expected, "{lines:?}");
+        }
+        for wrong in ["wait", "wait=", "wait=-1", "wait=1.5", "wait=301", "wait=1e3"] {
+            assert!(preference(&prefer(&[wrong])).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn what_the_broker_would_not_carry_does_not_enter() {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain;\tcharset=x"));
+        assert!(header_text(&headers, "content-type").is_err(), "a tab");
+        let good = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+        for (text, expected) in [(good, Some(good)), ("x", None), ("00-0AF7\t", None)] {
+            headers.insert("traceparent", HeaderValue::from_static(text));
+            assert_eq!(traceparent(&headers).as_deref(), expected);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_body_is_collected_up_to_its_limit_and_gives_its_room_back() {
+        let room = Arc::new(Semaphore::new(4));
+        let pieces = |sizes: &[usize]| {
+            let pieces =
+                sizes.iter().map(|size| Ok::<_, std::io::Error>(vec![b'x'; *size])).collect::<Vec<_>>();
+            Body::from_stream(futures::stream::iter(pieces))
+        };
+        let headers = HeaderMap::new();
+        for (sizes, length) in [
+            (&[5][..], Ok(5)),
+            (&[5, 6], Ok(11)),
+            (&[2_000, 48], Ok(2_048)),
+            (&[1, 2_048], Err(413)),
+            (&[2_049], Err(413)),
+            (&[], Err(400)),
+        ] {
+            let read = read(&room, &headers, pieces(sizes), 2_048, ProblemCode::TooLarge).await;
+            let read = read
+                .map(|read| read.bytes.len())
+                .map_err(|refusal| refusal.into_response().status().as_u16());
+            assert_eq!(read, length, "{sizes:?}");
+        }
+        let held = read(&room, &headers, pieces(&[1]), 4_096, ProblemCode::TooLarge).await.unwrap();
+        let refused = read(&room, &headers, pieces(&[1]), 1_024, ProblemCode::TooLarge).await.err().unwrap();
+        assert_eq!(refused.into_response().status(), 503);
+        drop(held);
+        assert_eq!(room.available_permits(), 4);
+    }
 }

@@ -29,12 +29,13 @@ pub(crate) struct Followers {
 
 #[derive(Default)]
 struct Inner {
+    count: usize,
     next_token: u64,
-    followers: HashMap<u64, Follower>,
+    by_execution: HashMap<ExecuteId, Vec<Follower>>,
 }
 
 struct Follower {
-    execute_id: ExecuteId,
+    token: u64,
     seen: i64,
     sender: mpsc::Sender<Followed>,
 }
@@ -42,12 +43,26 @@ struct Follower {
 /// One reader's place. Dropping it gives the place up.
 pub(crate) struct Following {
     inner: Arc<Mutex<Inner>>,
+    execute_id: ExecuteId,
     token: u64,
     receiver: mpsc::Receiver<Followed>,
 }
 
 fn lock(inner: &Mutex<Inner>) -> MutexGuard<'_, Inner> {
     inner.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Inner {
+    /// Keeps those followers of one execution that `keep` says.
+    fn retain(&mut self, execute_id: ExecuteId, keep: impl FnMut(&mut Follower) -> bool) {
+        let Some(followers) = self.by_execution.get_mut(&execute_id) else { return };
+        let before = followers.len();
+        followers.retain_mut(keep);
+        self.count -= before - followers.len();
+        if followers.is_empty() {
+            self.by_execution.remove(&execute_id);
+        }
+    }
 }
 
 impl Followers {
@@ -60,20 +75,24 @@ impl Followers {
         // One more than the lines: the end always has room.
         let (sender, receiver) = mpsc::channel(LINES_MAX + 1);
         let mut inner = lock(&self.inner);
-        if inner.followers.len() >= self.most {
+        if inner.count >= self.most {
             return Err(Full);
         }
+        inner.count += 1;
         inner.next_token += 1;
         let token = inner.next_token;
-        inner.followers.insert(token, Follower { execute_id, seen, sender });
-        Ok(Following { inner: self.inner.clone(), token, receiver })
+        inner.by_execution.entry(execute_id).or_default().push(Follower { token, seen, sender });
+        Ok(Following { inner: self.inner.clone(), execute_id, token, receiver })
     }
 
     /// The places (execution, last line seen) that can take at least `lines` more, each once.
     pub fn places(&self, lines: usize) -> Vec<(ExecuteId, i64)> {
         let inner = lock(&self.inner);
-        let roomy = inner.followers.values().filter(|follower| follower.sender.capacity() > lines);
-        let mut places: Vec<_> = roomy.map(|follower| (follower.execute_id, follower.seen)).collect();
+        let mut places = Vec::new();
+        for (execute_id, followers) in &inner.by_execution {
+            let roomy = followers.iter().filter(|follower| follower.sender.capacity() > lines);
+            places.extend(roomy.map(|follower| (*execute_id, follower.seen)));
+        }
         places.sort_unstable();
         places.dedup();
         places
@@ -82,13 +101,10 @@ impl Followers {
     /// Hands lines of one execution, in order, to those who have seen what comes before them.
     pub fn hand_out(&self, execute_id: ExecuteId, lines: &[LoggedLine]) {
         let mut inner = lock(&self.inner);
-        for follower in inner.followers.values_mut().filter(|follower| follower.execute_id == execute_id) {
+        for follower in inner.by_execution.get_mut(&execute_id).into_iter().flatten() {
             for line in lines {
-                let is_next = line.log_id == follower.seen + 1;
-                if is_next
-                    && follower.sender.capacity() > 1
-                    && follower.sender.try_send(Followed::Line(line.clone())).is_ok()
-                {
+                let is_next = line.log_id == follower.seen + 1 && follower.sender.capacity() > 1;
+                if is_next && follower.sender.try_send(Followed::Line(line.clone())).is_ok() {
                     follower.seen = line.log_id;
                 }
             }
@@ -97,15 +113,14 @@ impl Followers {
 
     /// Tells those at `place` that it is the end.
     pub fn end(&self, (execute_id, seen): (ExecuteId, i64), state: State) {
-        lock(&self.inner).followers.retain(|_, follower| {
-            let at_end = follower.execute_id == execute_id && follower.seen == seen;
-            !(at_end && follower.sender.try_send(Followed::End(state)).is_ok())
+        lock(&self.inner).retain(execute_id, |follower| {
+            !(follower.seen == seen && follower.sender.try_send(Followed::End(state)).is_ok())
         });
     }
 
     /// How many follow.
     pub fn count(&self) -> usize {
-        lock(&self.inner).followers.len()
+        lock(&self.inner).count
     }
 }
 
@@ -118,6 +133,6 @@ impl Following {
 
 impl Drop for Following {
     fn drop(&mut self) {
-        lock(&self.inner).followers.remove(&self.token);
+        lock(&self.inner).retain(self.execute_id, |follower| follower.token != self.token);
     }
 }

@@ -1,17 +1,26 @@
 use std::sync::Arc;
+use std::time::Duration;
 
 use bootstrap::{Ports, Shutdown};
 use domain::TenantId;
 use protocol::NodeInfo;
 use store::{Writer, WriterConfig, WriterTask};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio_util::task::TaskTracker;
 
 use crate::Config;
 use crate::dispatched::Dispatched;
 use crate::followers::Followers;
+use crate::health::Health;
 use crate::versions::Versions;
 use crate::waiters::Waiters;
+
+/// How long what was begun for callers may take at the end of a drain.
+const TASKS_MAX: Duration = Duration::from_secs(20);
+/// The most memory the bodies of all requests under way take, in KiB.
+const BODIES_KIB_MAX: usize = 256 << 10;
+/// The most bundles inspected at once: each keeps a core busy.
+const INSPECTIONS_MAX: usize = 2;
 
 /// What the handlers share. Cheap to clone.
 #[derive(Clone)]
@@ -26,6 +35,10 @@ pub(crate) struct Shared {
     pub followers: Followers,
     pub versions: Versions,
     pub dispatched: Dispatched,
+    pub health: Health,
+    /// Room for bodies, in KiB.
+    pub bodies: Arc<Semaphore>,
+    pub inspections: Semaphore,
     pub nodes: watch::Receiver<Arc<[NodeInfo]>>,
     /// Whose everything is until there are tokens.
     pub tenant: TenantId,
@@ -41,6 +54,9 @@ impl Gateway {
             followers: Followers::new(config.waiters_max),
             versions: Versions::new(ports.record.clone()),
             dispatched: Dispatched::default(),
+            health: Health::default(),
+            bodies: Arc::new(Semaphore::new(BODIES_KIB_MAX)),
+            inspections: Semaphore::new(INSPECTIONS_MAX),
             nodes: ports.coordination.nodes(),
             tenant: TenantId::default(),
             tasks: TaskTracker::new(),
@@ -52,10 +68,13 @@ impl Gateway {
         (Self(Arc::new(shared)), task)
     }
 
-    /// Waits for what was begun for callers. Each of these tasks is bounded by the writer's and the broker's limits.
+    /// Waits for what was begun for callers. (Submissions are bounded by the writer's and the broker's limits, pushes by
+    /// the artifact store's.)
     pub async fn finish_tasks(&self) {
         self.tasks.close();
-        self.tasks.wait().await;
+        if tokio::time::timeout(TASKS_MAX, self.tasks.wait()).await.is_err() {
+            tracing::warn!(count = self.tasks.len(), "broke off what was begun for callers");
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! The HTTP side of the house: validates, records, publishes with confirms, and waits on a oneshot per `execute_id`.
 //!
-//! The files follow a submission: `server` (the connection), `admission` (may it enter), `submission` (the row, the
+//! The files follow a submission: `server` and `wire` (the connection), `admission` (may it enter), `submission` (the row, the
 //! message, the wait), `waiters` (the oneshots), `replies` and `lookups` (who wakes them), `api` (one file per resource:
 //! decode, call, encode; no rules there). Three orders are kept:
 //!
@@ -19,6 +19,7 @@ mod config;
 mod dispatched;
 mod followers;
 mod gateway;
+mod health;
 mod lookups;
 mod metrics;
 mod problem;
@@ -28,6 +29,7 @@ mod submission;
 mod tls;
 mod versions;
 mod waiters;
+mod wire;
 
 use std::net::SocketAddr;
 
@@ -64,6 +66,7 @@ pub async fn run(
     let mut background = JoinSet::new();
     background.spawn(replies::receive(gateway.clone(), replies));
     background.spawn(lookups::run(gateway.clone()));
+    background.spawn(health::watch(gateway.clone()));
     background.spawn(dispatched::run(gateway.clone()));
     background.spawn(writer_task.run());
 

@@ -19,15 +19,18 @@ const IDS_MAX: usize = 1_000;
 /// The most lines one follower gets from one look.
 const LINES_EACH: u32 = 500;
 
-/// Looks ten times a second, for ever.
+/// Looks ten times a second, or at once again while a follower is far behind, for ever.
 pub(crate) async fn run(gateway: Gateway) {
     let mut ticks = tokio::time::interval(EVERY);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut is_away = false;
+    let (mut is_away, mut is_behind) = (false, false);
     loop {
-        ticks.tick().await;
+        if !is_behind {
+            ticks.tick().await;
+        }
         metrics::waiting(gateway.waiters.count(), gateway.followers.count());
         let looked = look(&gateway).await;
+        is_behind = looked.as_ref().is_ok_and(|is_behind| *is_behind);
         if let (Err(error), false) = (&looked, is_away) {
             tracing::warn!(error = bootstrap::chain(error), "cannot look up executions");
         }
@@ -35,7 +38,8 @@ pub(crate) async fn run(gateway: Gateway) {
     }
 }
 
-async fn look(gateway: &Gateway) -> Result<(), StoreError> {
+/// Looks once; `true` if some follower got as many lines as one gets from one look.
+async fn look(gateway: &Gateway) -> Result<bool, StoreError> {
     let places = gateway.followers.places(LINES_EACH as usize);
     let mut ids = gateway.waiters.waiting_since(REPLY_AGE);
     ids.extend(places.iter().map(|(id, _)| *id));
@@ -54,17 +58,18 @@ async fn look(gateway: &Gateway) -> Result<(), StoreError> {
             }
         }
     }
+    let mut is_behind = false;
     for chunk in places.chunks(IDS_MAX) {
-        hand_out(gateway, chunk, &ended).await?;
+        is_behind |= hand_out(gateway, chunk, &ended).await?;
     }
-    Ok(())
+    Ok(is_behind)
 }
 
 async fn hand_out(
     gateway: &Gateway,
     places: &[(ExecuteId, i64)],
     ended: &HashMap<ExecuteId, State>,
-) -> Result<(), StoreError> {
+) -> Result<bool, StoreError> {
     let mut lines: HashMap<ExecuteId, Vec<LoggedLine>> = HashMap::new();
     for (id, line) in gateway.ports.record.follow_logs(places, LINES_EACH).await? {
         lines.entry(id).or_default().push(line);
@@ -82,5 +87,5 @@ async fn hand_out(
             gateway.followers.end(*place, *state);
         }
     }
-    Ok(())
+    Ok(lines.values().any(|lines| lines.len() >= LINES_EACH as usize))
 }

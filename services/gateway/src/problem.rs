@@ -1,8 +1,11 @@
+use std::sync::Arc;
+
 use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use domain::ExecuteId;
 use protocol::{Problem, ProblemCode, Reply};
-use store::StoreError;
+use store::{Recovery, StoreError};
 
 use crate::waiters::Full;
 
@@ -14,6 +17,15 @@ impl Refusal {
     pub fn new(code: ProblemCode, detail: impl Into<String>) -> Self {
         Self(Box::new(Problem::new(code, detail)))
     }
+
+    /// The record's answer was lost: `execute_id` may be accepted all the same.
+    pub fn about_unknown(mut self, execute_id: ExecuteId) -> Self {
+        self.0.execute_id = Some(execute_id);
+        self.0.detail = format!(
+            "the record did not answer in time: whether {execute_id} was accepted is not known; ask for it, or repeat with the same Idempotency-Key"
+        );
+        self
+    }
 }
 
 impl From<Problem> for Refusal {
@@ -22,20 +34,41 @@ impl From<Problem> for Refusal {
     }
 }
 
-impl From<StoreError> for Refusal {
+impl From<&StoreError> for Refusal {
     /// The cause is logged here and kept from the caller.
-    fn from(error: StoreError) -> Self {
-        tracing::warn!(error = bootstrap::chain(&error), "the record did not answer");
+    fn from(error: &StoreError) -> Self {
         if matches!(error, StoreError::Overloaded(_)) {
             return Self::new(
                 ProblemCode::Overloaded,
                 "too many requests are waiting for the record; try again",
             );
         }
-        Self::new(
-            ProblemCode::Unavailable,
-            "the record is away; try again (with the same Idempotency-Key, if any)",
-        )
+        match error.recovery() {
+            Recovery::Repeat | Recovery::Unknown => {
+                tracing::warn!(error = bootstrap::chain(error), "the record did not answer");
+                let detail = "the record is away; try again (with the same Idempotency-Key, if any)";
+                Self::new(ProblemCode::Unavailable, detail)
+            }
+            Recovery::Permanent => {
+                tracing::error!(error = bootstrap::chain(error), "the record cannot do what was asked of it");
+                Self::new(
+                    ProblemCode::Internal,
+                    "the record cannot do this; its operator finds the reason in the log",
+                )
+            }
+        }
+    }
+}
+
+impl From<StoreError> for Refusal {
+    fn from(error: StoreError) -> Self {
+        Self::from(&error)
+    }
+}
+
+impl From<Arc<StoreError>> for Refusal {
+    fn from(error: Arc<StoreError>) -> Self {
+        Self::from(&*error)
     }
 }
 
@@ -53,7 +86,9 @@ impl IntoResponse for Refusal {
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(Reply::PROBLEM));
         if matches!(code, ProblemCode::Overloaded | ProblemCode::Unavailable) {
-            headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+            // Those who were refused together do not come back together.
+            let seconds = HeaderValue::from(rand::random_range(1_u16..=3));
+            headers.insert(header::RETRY_AFTER, seconds);
         }
         response
     }

@@ -1,30 +1,53 @@
 //! The connections: every one of them has a limit on how many there are and how long it may be silent, and a drain ends.
 
 use std::collections::HashMap;
+use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context;
 use axum::Router;
+use axum::body::Body;
+use axum::http::{HeaderValue, Request, Response, header};
+use axum::response::IntoResponse;
 use bootstrap::Shutdown;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
+use hyper::service::Service;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use protocol::ProblemCode;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
+use crate::access_log::Line;
 use crate::gateway::Gateway;
+use crate::problem::Refusal;
+use crate::wire::{Guarded, Wire};
 use crate::{Config, metrics, tls};
 
 /// How long a TLS handshake may take.
 const HANDSHAKE_MAX: Duration = Duration::from_secs(5);
+/// How long a connection may be idle between two requests.
+const IDLE_MAX: Duration = Duration::from_secs(60);
+/// How long a connection is used for further requests: so that load follows what a balancer says.
+const AGE_MAX: Duration = Duration::from_secs(3_600);
 /// The largest header of a request, and the most lines in it.
-const HEADER_BYTES_MAX: usize = 64 << 10;
+const HEADER_BYTES_MAX: usize = 16 << 10;
 const HEADER_LINES_MAX: usize = 64;
+/// The most bytes of a request or an answer that are kept in memory for one connection, beside a body being collected.
+const BUFFER_BYTES_MAX: usize = 64 << 10;
+/// From the end of the callers' waits to the end of the drain: time to write what they are told.
+pub(crate) const LAST_ANSWERS: Duration = Duration::from_secs(3);
+/// What a connection over the cap is told.
+const TOO_MANY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/problem+json\r\n\
+    retry-after: 2\r\nconnection: close\r\ncontent-length: 116\r\n\r\n\
+    {\"type\":\"about:blank\",\"code\":\"overloaded\",\"status\":503,\"title\":\"Too busy\",\"detail\":\"there are too many connections\"}";
 
 /// A bound address.
 pub(crate) struct Listener {
@@ -53,23 +76,22 @@ impl Listener {
     /// Accepts until `shutdown` drains, then waits for the open connections, at most for the drain's limit.
     pub async fn serve(self, gateway: &Gateway, router: Router, shutdown: &Shutdown) {
         let census = Arc::new(Census::new(&gateway.config));
-        let header_max = Duration::from_millis(gateway.config.header_ms_max);
+        let service = TowerToHyperService::new(router);
+        let head_max = Duration::from_millis(gateway.config.header_ms_max);
         let mut connections = JoinSet::new();
         loop {
             tokio::select! {
                 () = shutdown.draining() => break,
                 Some(_) = connections.join_next() => {}
                 accepted = self.listener.accept() => match accepted {
-                    Ok((stream, peer)) => {
-                        let Some(place) = census.enter(peer.ip()) else { continue };
-                        let connection = Connection {
-                            service: TowerToHyperService::new(router.clone()),
-                            shutdown: shutdown.clone(),
-                            header_max,
-                            _place: place,
-                        };
-                        connections.spawn(connection.serve(stream, self.tls.clone()));
-                    }
+                    Ok((stream, peer)) => match census.enter(peer.ip()) {
+                        Some(place) => {
+                            let (service, shutdown) = (service.clone(), shutdown.clone());
+                            let connection = Connection { service, shutdown, head_max, _place: place };
+                            connections.spawn(connection.serve(stream, self.tls.clone()));
+                        }
+                        None => refuse(&stream, self.tls.is_some()),
+                    },
                     Err(error) => {
                         // Too many open files: there may be fewer in a moment.
                         tracing::warn!(%error, "cannot accept a connection");
@@ -80,26 +102,40 @@ impl Listener {
         }
         drop(self.listener);
         let drained = async { while connections.join_next().await.is_some() {} };
-        if timeout(Duration::from_millis(gateway.config.drain_ms_max), drained).await.is_err() {
-            tracing::warn!("connections were still open at the end of the drain");
+        let stopped = async {
+            shutdown.stopping().await;
+            tokio::time::sleep(LAST_ANSWERS).await;
+        };
+        let drain_max = Duration::from_millis(gateway.config.drain_ms_max) + LAST_ANSWERS;
+        tokio::select! {
+            () = drained => return,
+            () = tokio::time::sleep(drain_max) => {}
+            () = stopped => {}
         }
+        tracing::warn!(count = connections.len(), "connections were still open at the end of the drain");
     }
+}
+
+/// Tells a client, if that takes no waiting, why it is not served.
+fn refuse(stream: &TcpStream, is_tls: bool) {
+    if is_tls {
+        return;
+    }
+    // What was sent is read, so that closing does not throw the answer away.
+    drop(stream.try_read(&mut [0; 4096]));
+    drop(stream.try_write(TOO_MANY));
 }
 
 struct Connection {
     service: TowerToHyperService<Router>,
     shutdown: Shutdown,
-    header_max: Duration,
+    head_max: Duration,
     _place: Place,
 }
 
 impl Connection {
     async fn serve(self, stream: TcpStream, tls: Option<TlsAcceptor>) {
         drop(stream.set_nodelay(true));
-        // The header's timer starts with its first byte only.
-        if !matches!(timeout(self.header_max, stream.readable()).await, Ok(Ok(()))) {
-            return;
-        }
         match tls {
             None => self.http(stream).await,
             Some(acceptor) => match timeout(HANDSHAKE_MAX, acceptor.accept(stream)).await {
@@ -111,33 +147,83 @@ impl Connection {
     }
 
     async fn http(self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
+        let wire = Arc::new(Wire::default());
+        let stream = Guarded::new(stream, wire.clone(), self.head_max);
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
-            .header_read_timeout(self.header_max)
-            .max_buf_size(HEADER_BYTES_MAX)
+            // It runs from the end of the answer before; a head's own time is the guard's.
+            .header_read_timeout(IDLE_MAX.max(self.head_max))
+            .max_buf_size(BUFFER_BYTES_MAX)
+            .max_header_size(HEADER_BYTES_MAX)
             .max_headers(HEADER_LINES_MAX)
             .half_close(false)
-            .serve_connection(TokioIo::new(stream), self.service);
+            .serve_connection(TokioIo::new(stream), Requests { service: self.service, wire });
         let mut connection = std::pin::pin!(connection);
         let ended = tokio::select! {
             ended = &mut connection => ended,
-            () = self.shutdown.draining() => {
+            () = async {
+                tokio::select! {
+                    () = self.shutdown.draining() => {}
+                    () = tokio::time::sleep(AGE_MAX) => {}
+                }
+            } => {
                 // The request under way is answered, with `Connection: close`.
                 connection.as_mut().graceful_shutdown();
                 connection.await
             }
         };
         if let Err(error) = ended {
-            tracing::debug!(%error, "a connection broke off");
+            tracing::debug!(error = bootstrap::chain(&error), "a connection broke off");
         }
     }
+}
+
+/// The requests of one connection.
+struct Requests {
+    service: TowerToHyperService<Router>,
+    wire: Arc<Wire>,
+}
+
+impl Service<Request<Incoming>> for Requests {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+
+    fn call(&self, request: Request<Incoming>) -> Self::Future {
+        self.wire.serving();
+        let is_ambiguous =
+            request.headers().contains_key(header::TRANSFER_ENCODING) && self.wire.is_ambiguous();
+        let line = Line::begin(&request);
+        let (service, wire) = (self.service.clone(), self.wire.clone());
+        Box::pin(async move {
+            let response = if is_ambiguous { Ok(ambiguous()) } else { service.call(request).await };
+            if let Ok(response) = &response {
+                line.end(response);
+            }
+            wire.answered();
+            response
+        })
+    }
+}
+
+fn ambiguous() -> Response<Body> {
+    let detail = "Content-Length and Transfer-Encoding exclude each other (RFC 9112, section 6.3)";
+    let mut response = Refusal::new(ProblemCode::Parameter, detail).into_response();
+    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    response
 }
 
 /// How many connections there are, in all and by address.
 struct Census {
     most: usize,
     most_each: usize,
-    open: Mutex<HashMap<IpAddr, usize>>,
+    open: Mutex<Open>,
+}
+
+#[derive(Default)]
+struct Open {
+    all: usize,
+    by_address: HashMap<IpAddr, usize>,
 }
 
 /// One counted connection.
@@ -157,13 +243,13 @@ impl Census {
 
     fn enter(self: &Arc<Self>, address: IpAddr) -> Option<Place> {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        let all: usize = open.values().sum();
-        let each = open.entry(address).or_default();
-        if all >= self.most || *each >= self.most_each {
+        let each = open.by_address.get(&address).copied().unwrap_or(0);
+        if open.all >= self.most || each >= self.most_each {
             metrics::connection_refused();
             return None;
         }
-        *each += 1;
+        open.all += 1;
+        open.by_address.insert(address, each + 1);
         metrics::connected();
         Some(Place { census: self.clone(), address })
     }
@@ -172,10 +258,11 @@ impl Census {
 impl Drop for Place {
     fn drop(&mut self) {
         let mut open = self.census.open.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(each) = open.get_mut(&self.address) {
+        open.all -= 1;
+        if let Some(each) = open.by_address.get_mut(&self.address) {
             *each -= 1;
             if *each == 0 {
-                open.remove(&self.address);
+                open.by_address.remove(&self.address);
             }
         }
         metrics::disconnected();

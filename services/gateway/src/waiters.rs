@@ -63,6 +63,11 @@ impl Waiters {
         Ok(Waiting { waiters: self.clone(), execute_id, token, receiver })
     }
 
+    /// Refuses who wants to wait while no place is free, before anything is done for them.
+    pub fn admit(&self, wait: Duration) -> Result<(), Full> {
+        if !wait.is_zero() && self.count() >= self.most { Err(Full) } else { Ok(()) }
+    }
+
     /// Wakes everybody who waits for this execution; `false` if nobody does.
     pub fn wake(&self, reply: Reply) -> bool {
         let waiting = {

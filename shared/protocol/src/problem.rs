@@ -110,8 +110,12 @@ codes! {
     NodeNotFound = 404, "No such node";
     /// The route does not know this method.
     MethodNotAllowed = 405, "Method not allowed";
+    /// The body came too slowly.
+    BodyTimeout = 408, "The body came too slowly";
     /// The execution has not ended.
     NotFinished = 409, "The execution has not ended";
+    /// The execution has ended already: it cannot be taken back.
+    AlreadyEnded = 409, "The execution has already ended";
     /// The execution was cancelled.
     ExecutionCancelled = 409, "The execution was cancelled";
     /// The body is too large.

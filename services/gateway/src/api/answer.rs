@@ -60,14 +60,19 @@ pub(crate) fn accepted(execute_id: ExecuteId, state: State) -> Response {
 pub(crate) async fn submitted(gateway: &Gateway, submitted: Submitted) -> Response {
     let mut response = match &submitted.reply {
         Some(reply) => ended(gateway, reply).await,
-        None => accepted(submitted.execute_id, State::Queued),
+        None => accepted(submitted.execute_id, submitted.state),
     };
     let headers = response.headers_mut();
     if submitted.replayed {
         set(headers, http::IDEMPOTENCY_REPLAYED, "true");
     }
     let ms = |duration: Duration| duration.as_secs_f64() * 1_000.0;
-    let mut timing = format!("record;dur={:.3}, wait;dur={:.3}", ms(submitted.record), ms(submitted.waited));
+    let steps = &submitted.timing;
+    let mut timing = format!("record;dur={:.3}", ms(steps.record));
+    if let Some(publish) = steps.publish {
+        timing.push_str(&format!(", publish;dur={:.3}", ms(publish)));
+    }
+    timing.push_str(&format!(", wait;dur={:.3}", ms(steps.wait)));
     if let Some(reply) = submitted.reply.filter(|reply| !reply.run.is_zero()) {
         timing.push_str(&format!(", run;dur={:.3}", ms(reply.run)));
     }

@@ -3,19 +3,20 @@ use std::time::Duration;
 use axum::Json;
 use axum::body::Body;
 use axum::extract::rejection::QueryRejection;
-use axum::extract::{Path, Query, State};
-use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::extract::{Query, State};
+use axum::http::{HeaderMap, HeaderValue};
 use axum::response::{IntoResponse, Response};
 use broker::Control;
 use domain::limits::LIST_PAGE_MAX;
 use domain::{ExecuteId, ModelName, VersionSelector};
 use protocol::{Problem, ProblemCode, Reply, http};
 use serde::Deserialize;
-use store::{CancelAnswer, Conclusion, ExecutionFilter};
+use store::{CancelAnswer, Conclusion, ExecutionFilter, StoreError};
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::answer;
-use crate::admission;
+use crate::admission::{self, Segment};
 use crate::gateway::Gateway;
 use crate::problem::Refusal;
 use crate::submission::{self, Submission};
@@ -43,7 +44,7 @@ pub(crate) struct SubmitParameters {
     params(
         ("model" = String, Path, description = "The model."),
         ("version" = Option<String>, Query, description = "Version number or alias; `latest` if absent."),
-        ("Prefer" = Option<String>, Header, description = "`wait=N`: at most N seconds (30 if absent, at most 300); `respond-async`: do not wait."),
+        ("Prefer" = Option<String>, Header, description = "`wait=N`: at most N seconds (30 if absent, at most 300); `respond-async` alone: do not wait."),
         ("Idempotency-Key" = Option<String>, Header, description = "The same key is the same execution for 24 hours."),
         ("Gantry-Deadline" = Option<String>, Header, description = "Never start after this time (RFC 3339).")
     ),
@@ -57,7 +58,7 @@ pub(crate) struct SubmitParameters {
 )]
 pub(crate) async fn submit(
     State(gateway): State<Gateway>,
-    Path(model): Path<String>,
+    Segment(model): Segment,
     query: Result<Query<SubmitParameters>, QueryRejection>,
     headers: HeaderMap,
     body: Body,
@@ -66,23 +67,21 @@ pub(crate) async fn submit(
     let parameters = parameters(query)?;
     let selector: VersionSelector =
         parameters.version.as_deref().map(admission::name).transpose()?.unwrap_or_default();
-    let wait = admission::preferred_wait(&headers)?;
+    let preference = admission::preference(&headers)?;
     let idempotency_key = admission::idempotency_key(&headers)?;
     let deadline = admission::deadline(&headers)?;
-    let traceparent = admission::header_text(&headers, "traceparent")?.filter(|text| text.len() <= 255);
-    let input = admission::input(&headers, body).await?;
+    gateway.health.admit()?;
+    gateway.waiters.admit(preference.wait)?;
+    let (input, room) = admission::input(&gateway.bodies, &headers, body).await?;
     let version = gateway.versions.find(&gateway.tenant, &model, &selector).await?;
     let Some(version) = version else { return Err(no_version(&gateway, &model, &selector).await?) };
-    let traceparent = traceparent.map(str::to_owned);
-    let submission = Submission { model, version, input, idempotency_key, deadline, traceparent, wait };
+    let traceparent = admission::traceparent(&headers);
+    let wait = preference.wait;
+    let submission = Submission { model, version, input, idempotency_key, deadline, traceparent, wait, room };
     let submitted = submission::submit(&gateway, submission).await?;
     let mut response = answer::submitted(&gateway, submitted).await;
-    if headers.contains_key("prefer") {
-        let applied =
-            if wait.is_zero() { "respond-async".to_owned() } else { format!("wait={}", wait.as_secs()) };
-        if let Ok(applied) = HeaderValue::from_str(&applied) {
-            response.headers_mut().insert("preference-applied", applied);
-        }
+    if let Some(Ok(applied)) = preference.applied.map(|applied| HeaderValue::from_str(&applied)) {
+        response.headers_mut().insert("preference-applied", applied);
     }
     Ok(response)
 }
@@ -172,7 +171,7 @@ pub(crate) struct GetParameters {
 )]
 pub(crate) async fn get_execution(
     State(gateway): State<Gateway>,
-    Path(execute_id): Path<String>,
+    Segment(execute_id): Segment,
     query: Result<Query<GetParameters>, QueryRejection>,
 ) -> Result<Json<http::Execution>, Refusal> {
     let execute_id = admission::execute_id(&execute_id)?;
@@ -181,7 +180,7 @@ pub(crate) async fn get_execution(
     let mut execution = find(&gateway, execute_id).await?;
     if !wait.is_zero() && !execution.state.is_terminal() {
         let waiting = gateway.waiters.register(execute_id)?;
-        submission::wait(&gateway, execute_id, waiting, Instant::now() + wait).await?;
+        submission::wait(&gateway, waiting, Instant::now() + wait).await;
         execution = find(&gateway, execute_id).await?;
     }
     Ok(Json(execution))
@@ -213,7 +212,7 @@ fn not_found(execute_id: ExecuteId) -> Refusal {
 )]
 pub(crate) async fn get_result(
     State(gateway): State<Gateway>,
-    Path(execute_id): Path<String>,
+    Segment(execute_id): Segment,
 ) -> Result<Response, Refusal> {
     let execute_id = admission::execute_id(&execute_id)?;
     if let Some((attempt, ending)) = gateway.ports.record.find_ending(&gateway.tenant, execute_id).await? {
@@ -239,39 +238,62 @@ pub(crate) async fn get_result(
     path = "/v1/executions/{execute_id}/cancel",
     params(("execute_id" = String, Path, description = "The execution.")),
     responses(
-        (status = 200, description = "It is cancelled, or had ended before: its row.", body = http::Execution),
+        (status = 200, description = "It is cancelled: its row.", body = http::Execution),
         (status = 202, description = "It is running and has been asked to end.", body = http::Handle),
-        (status = 404, body = Problem, content_type = "application/problem+json")
+        (status = 404, body = Problem, content_type = "application/problem+json"),
+        (status = 409, description = "It had ended before.", body = Problem, content_type = "application/problem+json")
     )
 )]
 pub(crate) async fn cancel(
     State(gateway): State<Gateway>,
-    Path(execute_id): Path<String>,
+    Segment(execute_id): Segment,
 ) -> Result<Response, Refusal> {
     let execute_id = admission::execute_id(&execute_id)?;
-    match gateway.ports.record.cancel(&gateway.tenant, execute_id).await? {
-        None => Err(not_found(execute_id)),
-        Some(CancelAnswer::Requested) => {
-            gateway.ports.broker.broadcast(Control::Cancel(execute_id));
-            Ok(answer::accepted(execute_id, domain::State::Running))
-        }
-        Some(CancelAnswer::Cancelled(conclusion)) => {
-            tell(&gateway, *conclusion);
-            Ok((StatusCode::OK, Json(find(&gateway, execute_id).await?)).into_response())
-        }
-        Some(CancelAnswer::AlreadyEnded(_)) => {
-            Ok((StatusCode::OK, Json(find(&gateway, execute_id).await?)).into_response())
-        }
+    let (done, outcome) = oneshot::channel();
+    let worker = gateway.clone();
+    // A caller that hangs up has cancelled all the same, and those who wait are told.
+    gateway.tasks.spawn(async move {
+        drop(done.send(take_back(&worker, execute_id).await));
+    });
+    let broken = || Refusal::new(ProblemCode::Internal, "the cancel was broken off; cancel again");
+    let answer = outcome.await.map_err(|_| broken())?.map_err(Refusal::from)?;
+    let ended = match answer {
+        None => return Err(not_found(execute_id)),
+        Some(CancelAnswer::Requested) => return Ok(answer::accepted(execute_id, domain::State::Running)),
+        Some(CancelAnswer::Cancelled(conclusion) | CancelAnswer::AlreadyEnded(conclusion)) => conclusion,
+    };
+    match ended.ending.map(|ending| ending.state()) {
+        // To ask twice is no mistake.
+        Some(domain::State::Cancelled) | None => Ok(Json(find(&gateway, execute_id).await?).into_response()),
+        Some(state) => Err(Refusal::from(Problem {
+            execute_id: Some(execute_id),
+            state: Some(state),
+            ..Problem::new(
+                ProblemCode::AlreadyEnded,
+                format!("execution {execute_id} had ended before, as {state}"),
+            )
+        })),
     }
 }
 
+async fn take_back(gateway: &Gateway, execute_id: ExecuteId) -> Result<Option<CancelAnswer>, StoreError> {
+    let answer = gateway.ports.record.cancel(&gateway.tenant, execute_id).await?;
+    match &answer {
+        Some(CancelAnswer::Requested) => gateway.ports.broker.broadcast(Control::Cancel(execute_id)),
+        Some(CancelAnswer::Cancelled(conclusion)) => tell(gateway, conclusion),
+        Some(CancelAnswer::AlreadyEnded(_)) | None => {}
+    }
+    Ok(answer)
+}
+
 /// Replies to everybody who waits for what ended here.
-fn tell(gateway: &Gateway, conclusion: Conclusion) {
-    let Some(ending) = conclusion.ending else { return };
+fn tell(gateway: &Gateway, conclusion: &Conclusion) {
+    let Some(ending) = conclusion.ending.clone() else { return };
     let reply =
         Reply { execute_id: conclusion.execute_id, attempt: conclusion.attempt, ending, run: Duration::ZERO };
-    for address in conclusion.reply_addresses {
-        gateway.ports.broker.reply(&address, reply.to_message(address.correlation_id.clone()));
+    for address in &conclusion.reply_addresses {
+        gateway.ports.broker.reply(address, reply.to_message(address.correlation_id.clone()));
     }
+    gateway.dispatched.forget(reply.execute_id);
     gateway.waiters.wake(reply);
 }

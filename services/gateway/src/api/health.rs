@@ -1,5 +1,3 @@
-use std::time::Duration;
-
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -8,9 +6,6 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::gateway::Gateway;
-
-/// How long the record may take to answer.
-const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Is it alive?
 #[utoipa::path(get, path = "/healthz", responses((status = 200, description = "It is.", body = String)))]
@@ -37,7 +32,7 @@ pub(crate) struct Readiness {
 )]
 pub(crate) async fn readyz(State(gateway): State<Gateway>) -> (StatusCode, Json<Readiness>) {
     let word = |is_up| if is_up { "up" } else { "away" };
-    let record = matches!(tokio::time::timeout(PATIENCE, gateway.ports.record.ping()).await, Ok(Ok(())));
+    let record = gateway.health.is_record_up();
     let broker = gateway.ports.broker.is_ready();
     let coordination = *gateway.ports.coordination.link().borrow() == Link::Up;
     let (code, status) = match (record, gateway.shutdown.is_draining()) {

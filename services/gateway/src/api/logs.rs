@@ -3,10 +3,11 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::extract::rejection::QueryRejection;
-use axum::extract::{Path, Query, State};
+use axum::extract::{Query, State};
 use axum::http::{HeaderMap, header};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
+use bootstrap::Shutdown;
 use domain::ExecuteId;
 use domain::limits::LOG_PAGE_MAX;
 use futures::{Stream, stream};
@@ -15,7 +16,7 @@ use serde::Deserialize;
 use store::LoggedLine;
 
 use super::executions::{find, parameters};
-use crate::admission;
+use crate::admission::{self, Segment};
 use crate::followers::{Followed, Following};
 use crate::gateway::Gateway;
 use crate::problem::Refusal;
@@ -50,7 +51,7 @@ pub(crate) struct LogParameters {
 )]
 pub(crate) async fn get_logs(
     State(gateway): State<Gateway>,
-    Path(execute_id): Path<String>,
+    Segment(execute_id): Segment,
     query: Result<Query<LogParameters>, QueryRejection>,
     headers: HeaderMap,
 ) -> Result<Response, Refusal> {
@@ -71,7 +72,8 @@ pub(crate) async fn get_logs(
     if is_stream {
         let following = gateway.followers.follow(execute_id, after)?;
         let keep_alive = KeepAlive::new().interval(Duration::from_secs(15));
-        return Ok(Sse::new(events(following)).keep_alive(keep_alive).into_response());
+        let events = events(following, gateway.shutdown.clone());
+        return Ok(Sse::new(events).keep_alive(keep_alive).into_response());
     }
     let limit = parameters.limit.unwrap_or(LOG_PAGE_MAX);
     if !(1..=LOG_PAGE_MAX).contains(&limit) {
@@ -107,15 +109,22 @@ fn row(line: LoggedLine) -> http::LogRow {
     }
 }
 
-fn events(following: Following) -> impl Stream<Item = Result<Event, Infallible>> {
-    stream::unfold(following, |mut following| async move {
-        let event = match following.next().await? {
+/// The events of one follower. A drain ends them without the event `end`: the reader goes on elsewhere, after the last id
+/// it saw.
+fn events(following: Following, shutdown: Shutdown) -> impl Stream<Item = Result<Event, Infallible>> {
+    stream::unfold((following, shutdown), |(mut following, shutdown)| async move {
+        let followed = tokio::select! {
+            biased;
+            followed = following.next() => followed?,
+            () = shutdown.draining() => return None,
+        };
+        let event = match followed {
             Followed::Line(line) => {
                 let id = line.log_id.to_string();
                 Event::default().event("log").id(id).json_data(row(line)).unwrap_or_default()
             }
             Followed::End(state) => Event::default().event("end").data(format!("{{\"state\":\"{state}\"}}")),
         };
-        Some((Ok(event), following))
+        Some((Ok(event), (following, shutdown)))
     })
 }

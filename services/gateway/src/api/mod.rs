@@ -7,17 +7,16 @@ mod logs;
 mod models;
 mod nodes;
 
+use std::sync::LazyLock;
+
 use axum::Router;
-use axum::http::Uri;
-use axum::middleware;
-use axum::routing::get;
+use axum::http::{HeaderName, Uri, header};
 use protocol::{Problem, ProblemCode};
 use tower_http::catch_panic::CatchPanicLayer;
 use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use crate::access_log;
 use crate::gateway::Gateway;
 use crate::problem::Refusal;
 
@@ -48,6 +47,7 @@ fn routes() -> OpenApiRouter<Gateway> {
         .routes(routes!(health::healthz))
         .routes(routes!(health::readyz))
         .routes(routes!(health::metrics))
+        .routes(routes!(openapi))
 }
 
 /// The document of all routes, as JSON.
@@ -59,12 +59,17 @@ pub(crate) fn document() -> String {
 pub(crate) fn router(gateway: Gateway) -> Router {
     let (router, _) = routes().split_for_parts();
     router
-        .route("/openapi.json", get(async || ([("content-type", "application/json")], document())))
         .fallback(unknown_route)
         .method_not_allowed_fallback(unknown_method)
         .layer(CatchPanicLayer::custom(panicked))
-        .layer(middleware::from_fn(access_log::log))
         .with_state(gateway)
+}
+
+/// This document
+#[utoipa::path(get, path = "/openapi.json", responses((status = 200, description = "OpenAPI 3.1.", body = Object)))]
+async fn openapi() -> ([(HeaderName, &'static str); 1], &'static str) {
+    static DOCUMENT: LazyLock<String> = LazyLock::new(document);
+    ([(header::CONTENT_TYPE, "application/json")], DOCUMENT.as_str())
 }
 
 async fn unknown_route(uri: Uri) -> Refusal {

@@ -1,7 +1,7 @@
 use axum::Json;
 use axum::body::Body;
-use axum::extract::{Path, State};
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::extract::State;
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use coordination::VersionNotice;
@@ -11,7 +11,7 @@ use protocol::{Problem, ProblemCode, http};
 use store::{PushVersion, PushedVersion, VersionRow};
 use tokio::sync::oneshot;
 
-use crate::admission;
+use crate::admission::{self, Collected, Segment};
 use crate::gateway::Gateway;
 use crate::problem::Refusal;
 
@@ -41,13 +41,14 @@ const BUNDLE_TYPES: [&str; 5] = [
 )]
 pub(crate) async fn push_version(
     State(gateway): State<Gateway>,
-    Path(model): Path<String>,
+    Segment(model): Segment,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Refusal> {
     let model: ModelName = admission::name(&model)?;
     let content_type = admission::header_text(&headers, header::CONTENT_TYPE.as_str())?;
-    if !content_type.is_some_and(|given| BUNDLE_TYPES.contains(&given)) {
+    let media_type = content_type.and_then(|given| given.split(';').next()).map(str::trim);
+    if !media_type.is_some_and(|given| BUNDLE_TYPES.contains(&given)) {
         let detail = format!(
             "Content-Type is one of {}, not {}",
             BUNDLE_TYPES.join(", "),
@@ -55,28 +56,36 @@ pub(crate) async fn push_version(
         );
         return Err(Refusal::new(ProblemCode::MediaType, detail));
     }
-    let bundle = admission::read(&headers, body, BUNDLE_BYTES_MAX, ProblemCode::BundleSize).await?;
+    gateway.health.admit()?;
+    let limit = BUNDLE_BYTES_MAX;
+    let Collected { bytes, room } =
+        admission::read(&gateway.bodies, &headers, body, limit, ProblemCode::BundleSize).await?;
     let (done, outcome) = oneshot::channel();
     let worker = gateway.clone();
     // A caller that hangs up leaves a whole version or none.
     gateway.tasks.spawn(async move {
-        drop(done.send(push(&worker, model, bundle).await));
+        drop(done.send(push(&worker, model, bytes).await));
+        drop(room);
     });
     let broken = || Refusal::new(ProblemCode::Internal, "the push was broken off; push again");
     let pushed = outcome.await.map_err(|_| broken())??;
     let status = if pushed.created { StatusCode::CREATED } else { StatusCode::OK };
-    Ok((status, Json(version(pushed.version))).into_response())
+    let location = HeaderValue::from_str(&format!("/v1/models/{}", pushed.version.model)).ok();
+    let mut response = (status, Json(version(pushed.version))).into_response();
+    response.headers_mut().extend(location.map(|location| (header::LOCATION, location)));
+    Ok(response)
 }
 
 async fn push(gateway: &Gateway, model: ModelName, bundle: Bytes) -> Result<PushedVersion, Refusal> {
     let bytes = bundle.clone();
+    let broken = || Refusal::new(ProblemCode::Internal, "the bundle broke its inspection");
+    let turn = gateway.inspections.acquire().await.map_err(|_| broken())?;
     let inspected = tokio::task::spawn_blocking(move || {
         let manifest = artifacts::bundle::inspect(&bytes)?;
         Ok::<_, artifacts::bundle::BundleError>((manifest, Digest::of(&bytes)))
     });
-    let inspected = inspected
-        .await
-        .map_err(|_| Refusal::new(ProblemCode::Internal, "the bundle broke its inspection"))?;
+    let inspected = inspected.await.map_err(|_| broken())?;
+    drop(turn);
     let (manifest, digest) =
         inspected.map_err(|error| Refusal::new(error.code(), bootstrap::chain(&error)))?;
     let size = bundle.len() as u64;
@@ -129,7 +138,7 @@ pub(crate) async fn list_models(State(gateway): State<Gateway>) -> Result<Json<h
 )]
 pub(crate) async fn get_model(
     State(gateway): State<Gateway>,
-    Path(model): Path<String>,
+    Segment(model): Segment,
 ) -> Result<Json<http::Model>, Refusal> {
     let model: ModelName = admission::name(&model)?;
     let rows = gateway.ports.record.list_versions(&gateway.tenant, Some(&model)).await?;

@@ -1,5 +1,5 @@
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize};
 
 use artifacts::{Artifacts, DirectoryConfig};
 use async_trait::async_trait;
@@ -23,6 +23,7 @@ struct Observed {
     broker: Embedded,
     gateway: OnceLock<Gateway>,
     waiting_at_publication: AtomicUsize,
+    is_away: AtomicBool,
 }
 
 #[async_trait]
@@ -30,6 +31,9 @@ impl Broker for Observed {
     async fn publish(&self, queue: &QueueName, message: RawMessage) -> Result<(), PublishError> {
         let waiting = self.gateway.get().map_or(0, |gateway| gateway.waiters.count());
         self.waiting_at_publication.store(waiting, Ordering::SeqCst);
+        if self.is_away.load(Ordering::SeqCst) {
+            return Err(PublishError::Away("its link is cut"));
+        }
         self.broker.publish(queue, message).await
     }
 
@@ -80,45 +84,79 @@ impl Broker for Observed {
     }
 }
 
+/// A gateway with one model, nobody who works, and a caller who waits for 200 ms.
+struct House {
+    gateway: Gateway,
+    observed: Arc<Observed>,
+    version: Arc<VersionRow>,
+    _background: JoinSet<()>,
+    _directory: tempfile::TempDir,
+}
+
+impl House {
+    async fn new() -> Self {
+        let directory = tempfile::TempDir::new().unwrap();
+        let path = directory.path().join("gantry.db");
+        let record: Arc<dyn Record> = Arc::new(Sqlite::open(&SqliteConfig { path }).unwrap());
+        let observed = Arc::new(Observed::default());
+        let ports = Ports {
+            record: record.clone(),
+            broker: observed.clone(),
+            coordination: Arc::new(RecordCoordination::new(
+                record.clone(),
+                &RecordCoordinationConfig::default(),
+            )),
+            artifacts: Artifacts::directory(&DirectoryConfig { path: directory.path().join("artifacts") }),
+        };
+        let (_trigger, shutdown) = Shutdown::new();
+        let (gateway, writer) = Gateway::new(Config::default(), ports, shutdown);
+        let mut background = JoinSet::new();
+        background.spawn(writer.run());
+        assert!(observed.gateway.set(gateway.clone()).is_ok());
+        let push = PushVersion {
+            tenant: gateway.tenant.clone(),
+            model: "echo".parse().unwrap(),
+            digest: domain::Digest::of(b""),
+            bytes: 0,
+            manifest: Manifest::parse("runtime = \"builtin\"\nbuiltin = \"echo\"").unwrap(),
+        };
+        let version = Arc::new(record.push_version(&push).await.unwrap().version);
+        Self { gateway, observed, version, _background: background, _directory: directory }
+    }
+
+    fn submission(&self) -> Submission {
+        Submission {
+            model: self.version.model.clone(),
+            version: self.version.clone(),
+            input: Payload::new(Payload::JSON, &b"1"[..]),
+            idempotency_key: None,
+            deadline: None,
+            traceparent: None,
+            wait: Duration::from_millis(200),
+            room: self.gateway.bodies.clone().try_acquire_owned().unwrap(),
+        }
+    }
+}
+
 // On one thread the task that records and publishes runs to its publication before the caller runs again.
 #[tokio::test(flavor = "current_thread")]
 async fn the_caller_has_its_place_before_anything_is_published() {
-    let directory = tempfile::TempDir::new().unwrap();
-    let path = directory.path().join("gantry.db");
-    let record: Arc<dyn Record> = Arc::new(Sqlite::open(&SqliteConfig { path }).unwrap());
-    let observed = Arc::new(Observed::default());
-    let ports = Ports {
-        record: record.clone(),
-        broker: observed.clone(),
-        coordination: Arc::new(RecordCoordination::new(record.clone(), &RecordCoordinationConfig::default())),
-        artifacts: Artifacts::directory(&DirectoryConfig { path: directory.path().join("artifacts") }),
-    };
-    let (_trigger, shutdown) = Shutdown::new();
-    let (gateway, writer) = Gateway::new(Config::default(), ports, shutdown);
-    let mut background = JoinSet::new();
-    background.spawn(writer.run());
-    assert!(observed.gateway.set(gateway.clone()).is_ok());
-    let model: ModelName = "echo".parse().unwrap();
-    let push = PushVersion {
-        tenant: gateway.tenant.clone(),
-        model: model.clone(),
-        digest: domain::Digest::of(b""),
-        bytes: 0,
-        manifest: Manifest::parse("runtime = \"builtin\"\nbuiltin = \"echo\"").unwrap(),
-    };
-    let version = Arc::new(record.push_version(&push).await.unwrap().version);
-    let submission = Submission {
-        model,
-        version,
-        input: Payload::new(Payload::JSON, &b"1"[..]),
-        idempotency_key: None,
-        deadline: None,
-        traceparent: None,
-        wait: Duration::from_millis(200),
-    };
-    let submitted = submit(&gateway, submission).await.unwrap();
+    let house = House::new().await;
+    let submitted = submit(&house.gateway, house.submission()).await.unwrap();
     assert!(submitted.reply.is_none(), "nobody works here");
-    gateway.finish_tasks().await;
-    assert_eq!(observed.waiting_at_publication.load(Ordering::SeqCst), 1);
-    assert_eq!(gateway.waiters.count(), 0, "and gives it up");
+    house.gateway.finish_tasks().await;
+    assert_eq!(house.observed.waiting_at_publication.load(Ordering::SeqCst), 1);
+    assert_eq!(house.gateway.waiters.count(), 0, "and gives it up");
+}
+
+#[tokio::test]
+async fn what_is_recorded_is_accepted_although_the_broker_is_away() {
+    let house = House::new().await;
+    house.observed.is_away.store(true, Ordering::SeqCst);
+    let submitted = submit(&house.gateway, house.submission()).await.unwrap();
+    assert_eq!((submitted.state, submitted.timing.publish), (State::Queued, None));
+    let row = house.gateway.ports.record.find_execution(&house.gateway.tenant, submitted.execute_id).await;
+    assert_eq!(row.unwrap().unwrap().execution.state, State::Queued);
+    house.gateway.finish_tasks().await;
+    assert_eq!(house.gateway.bodies.available_permits(), 256 << 10, "its room is given back");
 }

@@ -1,12 +1,13 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use domain::{Ending, ErrorClass};
+use broker::Control;
+use domain::{Ending, ErrorClass, ExecuteId};
 use futures::future::join_all;
 use serde_json::{Value, json};
 use testkit::eventually;
 
-use crate::harness::{Env, failure, id_of, payload};
+use crate::harness::{Env, bundle_of, failure, id_of, payload};
 
 #[tokio::test]
 async fn a_caller_gets_the_result_itself() {
@@ -170,4 +171,75 @@ async fn a_list_goes_on_where_the_page_before_ended() {
     }
     assert_eq!(seen.len(), 5);
     assert!(seen.is_sorted_by(|a, b| a > b), "the youngest first, none twice: {seen:?}");
+}
+
+#[tokio::test]
+async fn what_has_ended_cannot_be_taken_back_and_to_ask_twice_is_no_mistake() {
+    let mut env = Env::with_model().await;
+    let cancel = async |env: &Env, id: ExecuteId| {
+        env.http.post(env.url(&format!("/v1/executions/{id}/cancel"))).send().await.unwrap()
+    };
+    let call = env.post(&json!(1)).send();
+    let (_, id) = tokio::join!(call, env.echo());
+    let answer = cancel(&env, id).await;
+    assert_eq!(answer.status(), 409);
+    let problem: Value = answer.json().await.unwrap();
+    assert_eq!((&problem["code"], &problem["state"]), (&json!("already_ended"), &json!("succeeded")));
+
+    let id = id_of(&env.post(&json!(2)).header("Prefer", "respond-async").send().await.unwrap());
+    for _ in 0..2 {
+        let answer = cancel(&env, id).await;
+        assert_eq!(answer.status(), 200);
+        assert_eq!(answer.json::<Value>().await.unwrap()["state"], "cancelled");
+    }
+}
+
+#[tokio::test]
+async fn a_running_execution_is_asked_to_end_and_every_worker_hears_of_it() {
+    let mut env = Env::with_model().await;
+    let mut controls = env.ports.broker.controls().await.unwrap();
+    let id = id_of(&env.post(&json!(1)).header("Prefer", "respond-async").send().await.unwrap());
+    env.claim().await;
+    let answer = env.http.post(env.url(&format!("/v1/executions/{id}/cancel"))).send().await.unwrap();
+    assert_eq!(answer.status(), 202);
+    assert_eq!(answer.json::<Value>().await.unwrap()["state"], "running");
+    assert_eq!(controls.recv().await, Some(Control::Cancel(id)));
+    assert_eq!(env.json(&format!("/v1/executions/{id}")).await["cancel_requested"], true);
+}
+
+#[tokio::test]
+async fn a_handle_says_where_the_execution_is() {
+    let mut env = Env::with_model().await;
+    let call = env.post(&json!(1)).header("Idempotency-Key", "k").header("Prefer", "wait=1").send();
+    let (answer, (request, _)) = tokio::join!(call, env.claim());
+    let answer = answer.unwrap();
+    assert_eq!(answer.status(), 202);
+    assert_eq!(answer.json::<Value>().await.unwrap()["state"], "running");
+
+    env.commit(request.execute_id, 0, Ending::Succeeded(payload("1")), &[]).await;
+    let repeat = env.post(&json!(1)).header("Idempotency-Key", "k");
+    let repeat = repeat.header("Prefer", "respond-async").send().await.unwrap();
+    assert_eq!(repeat.status(), 202, "who does not want to wait gets a handle in any case");
+    assert_eq!(repeat.headers()["idempotency-replayed"], "true");
+    assert_eq!(repeat.json::<Value>().await.unwrap()["state"], "succeeded");
+}
+
+#[tokio::test]
+async fn a_version_is_found_as_soon_as_it_is_pushed() {
+    let mut env = Env::with_model().await;
+    for version in 2..6 {
+        let bundle = bundle_of(&[
+            ("gantry.toml", "runtime = \"builtin\"\nbuiltin = \"echo\"\n"),
+            ("n", &version.to_string()),
+        ]);
+        assert_eq!(env.push("echo", &bundle).await.status(), 201);
+        let calls = (0..10).map(|_| env.post(&json!(1)).header("Prefer", "respond-async").send());
+        for answer in join_all(calls.collect::<Vec<_>>()).await {
+            let id = id_of(&answer.unwrap());
+            assert_eq!(env.json(&format!("/v1/executions/{id}")).await["version"], version);
+        }
+        for _ in 0..10 {
+            env.echo().await;
+        }
+    }
 }

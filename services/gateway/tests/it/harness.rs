@@ -43,7 +43,11 @@ impl Env {
     pub async fn with(config: Config) -> Self {
         let directory = TempDir::new().unwrap();
         let path = directory.path().join("gantry.db");
-        let record: Arc<dyn Record> = Arc::new(Sqlite::open(&SqliteConfig { path }).unwrap());
+        Self::on(Arc::new(Sqlite::open(&SqliteConfig { path }).unwrap()), config, directory).await
+    }
+
+    /// On another record than the embedded one.
+    pub async fn on(record: Arc<dyn Record>, config: Config, directory: TempDir) -> Self {
         let coordination = RecordCoordination::new(record.clone(), &RecordCoordinationConfig::default());
         let ports = Ports {
             record,

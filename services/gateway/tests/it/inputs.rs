@@ -95,6 +95,9 @@ async fn what_does_not_exist_is_not_found_in_the_same_form() {
         (Method::POST, "/v1/models/echo/executions?version=stable", 404, "version_not_found"),
         (Method::POST, "/v1/models/..%2fetc/executions", 400, "name"),
         (Method::POST, "/v1/models/UPPER/executions", 400, "name"),
+        (Method::POST, "/v1/models/%ff/executions", 400, "name"),
+        (Method::POST, "/v1/models/%F0%9F%99%82/executions", 400, "name"),
+        (Method::GET, "/v1/executions/%00", 400, "name"),
         (Method::POST, "/v1/models/echo/executions?version=0", 400, "name"),
         (Method::POST, "/v1/models/echo/executions?priority=255", 400, "parameter"),
     ] {
