@@ -106,7 +106,9 @@ select
             or i.execute_id >= execute_id_floor(clock_timestamp() + make_interval(secs => $19)) then 'outside_window'
     end as verdict,
     n.state, n.attempt, n.last_log_id, n.version, n.retries, n.failures, n.claimed_at,
-    greatest(extract(epoch from n.deadline - clock_timestamp()), 0)::float8 as deadline_in,
+    -- (`greatest` passes over a null.)
+    case when n.deadline is not null
+        then greatest(extract(epoch from n.deadline - clock_timestamp()), 0)::float8 end as deadline_in,
     n.error_class, n.error, n.exit_code, n.signal,
     case when v.verdict = 'ended' then n.result_type end as result_type,
     case when v.verdict = 'ended' then n.result end as result

@@ -31,6 +31,10 @@ pub async fn a_claim_begins_the_next_attempt_and_its_repeat_is_the_same_claim(en
     let left = first.deadline_in.unwrap();
     assert!(left <= Duration::from_secs(60) && left > Duration::from_secs(30), "{left:?}");
 
+    let endless = new_execution();
+    env.accept(&endless).await;
+    assert_eq!(claimed(env.claim(&claim_of(&endless)).await).deadline_in, None);
+
     let repeat = claimed(env.claim(&request).await);
     assert_eq!((repeat.attempt, repeat.claimed_at), (1, first.claimed_at));
     let row = env.row(new.execute_id).await;
