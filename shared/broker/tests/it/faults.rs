@@ -31,13 +31,20 @@ async fn ready(broker: &RabbitMq) {
 /// Publishes one message after the other, 200 at once, until told to stop; remembers which were confirmed.
 struct Load {
     stop: AtomicBool,
+    /// Nothing will be confirmed any more.
+    ended: AtomicBool,
     confirmed: Mutex<HashSet<String>>,
     failed: Mutex<Vec<PublishError>>,
 }
 
 impl Load {
     fn new() -> Self {
-        Self { stop: AtomicBool::new(false), confirmed: Mutex::default(), failed: Mutex::default() }
+        Self {
+            stop: AtomicBool::new(false),
+            ended: AtomicBool::new(false),
+            confirmed: Mutex::default(),
+            failed: Mutex::default(),
+        }
     }
 
     fn confirmed(&self) -> usize {
@@ -61,6 +68,7 @@ impl Load {
                 }
             })
             .await;
+        self.ended.store(true, Ordering::Relaxed);
     }
 
     async fn reaches(&self, count: usize) {
@@ -70,16 +78,13 @@ impl Load {
 
 /// Takes and acknowledges until everything that was confirmed has come.
 async fn take_all(deliveries: &mut Deliveries, load: &Load, came: &mut HashSet<String>) {
-    let all = || load.stop.load(Ordering::Relaxed) && load.confirmed.lock().unwrap().is_subset(came);
-    let mut done = all();
-    while !done {
+    while !(load.ended.load(Ordering::Relaxed) && load.confirmed.lock().unwrap().is_subset(came)) {
         let chunk = timeout(BACK, deliveries.next_chunk(64)).await.expect("what was confirmed comes");
         for delivery in chunk {
             came.insert(id(&delivery).to_owned());
             // A lost one comes again.
             let (Settled::Sent | Settled::Lost) = delivery.ack().await;
         }
-        done = load.stop.load(Ordering::Relaxed) && load.confirmed.lock().unwrap().is_subset(came);
     }
 }
 
@@ -93,7 +98,7 @@ async fn nothing_confirmed_is_lost(broker: &RabbitMq, fault: impl AsyncFnOnce(&L
         fault(&load).await;
         load.stop.store(true, Ordering::Relaxed);
     };
-    // The last delivery may have come before the load stops: one more message wakes the taker.
+    // The last delivery may have come before the load ends: one more message wakes the taker.
     let publishing = async {
         load.run(broker).await;
         ready(broker).await;
@@ -109,10 +114,23 @@ async fn nothing_confirmed_is_lost(broker: &RabbitMq, fault: impl AsyncFnOnce(&L
     println!("confirmed {}, failed {}", confirmed.len(), load.failed.lock().unwrap().len());
 }
 
+/// Waits until the broker has written down that the quorum queue exists. RabbitMQ 3.10 does so up to a second late, and
+/// one that is killed before loses the queue's log with everything that was confirmed, and never elects it a leader.
+async fn is_on_disk(server: &Server, queue: &str) {
+    let names = server.directory().join("data/gantry@localhost/quorum/gantry@localhost/names.dets");
+    eventually("the queue is on disk", SOON, async || {
+        let written = std::fs::read(&names).unwrap_or_default();
+        written.windows(queue.len()).any(|window| window == queue.as_bytes())
+    })
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_kill_while_publishing_loses_nothing_that_was_confirmed() {
     let server = server().await;
     let broker = process(&server, "process-1").await;
+    drop(consume(&broker, "work", 1).await);
+    is_on_disk(&server, "gantry.queue.work").await;
     nothing_confirmed_is_lost(&broker, async |load| {
         load.reaches(5_000).await;
         server.kill().await;
@@ -323,4 +341,52 @@ async fn a_full_queue_refuses() {
     }
     assert!(refused);
     broker.close().await;
+}
+
+/// The permissions are those of `docs/operations-rabbitmq.md`.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn users_who_may_configure_nothing_find_what_others_made() {
+    let server = server().await;
+    let maker = process(&server, "maker").await;
+    drop(consume(&maker, "work", 1).await);
+    let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/operations-rabbitmq.md");
+    let page = std::fs::read_to_string(page).unwrap();
+    let address = server.url();
+    let mut processes = Vec::new();
+    for user in ["gateway", "worker"] {
+        let start = format!("rabbitmqctl set_permissions {user} ");
+        let line = page.lines().find_map(|line| line.strip_prefix(&start)).unwrap();
+        let permissions: Vec<&str> = line.split('\'').filter(|part| part.starts_with('^')).collect();
+        server.admin(&["add_user", user, "secret"]).await;
+        server.admin(&[["set_permissions", user].as_slice(), &permissions].concat()).await;
+        let (_, host) = address.split_once('@').unwrap();
+        let url = format!("amqp://{user}:secret@{host}");
+        processes.push(RabbitMq::connect(&config(url, "gantry"), user).await.unwrap());
+    }
+    let (gateway, worker) = (&processes[0], &processes[1]);
+    let mut replies = gateway.replies().await.unwrap();
+    let mut controls = worker.controls().await.unwrap();
+    let mut unroutable = gateway.consume(DeliverySource::Unroutable, 1).await.unwrap();
+    let mut deliveries = consume(worker, "work", 1).await;
+
+    gateway.publish(&queue("work"), message("1")).await.unwrap();
+    let delivery = next(&mut deliveries).await;
+    worker.reject(&delivery.queue, delivery.message.clone(), "parse", "a reason").await.unwrap();
+    let reply_to = gateway.reply_queue().to_owned();
+    worker.reply(&protocol::ReplyAddress { reply_to, correlation_id: "c".to_owned() }, message("2"));
+    assert!(timeout(SOON, replies.recv()).await.unwrap().is_some());
+    gateway.broadcast(broker::Control::Cancel(domain::ExecuteId::new(1)));
+    assert!(timeout(SOON, controls.recv()).await.unwrap().is_some());
+    gateway.publish(&queue("nobody"), message("3")).await.unwrap();
+    assert_eq!(id(&next(&mut unroutable).await), "3");
+
+    // What is not there and may not be made is said in words.
+    let missing = worker.consume(DeliverySource::Queues(vec![queue("other")]), 1).await.map(drop);
+    let Err(broker::BrokerError::Topology { what, .. }) = missing else { panic!("{missing:?}") };
+    assert!(what.contains("gantry.queue.other does not exist"), "{what}");
+    assert_eq!(delivery.ack().await, Settled::Sent);
+    for process in processes {
+        process.close().await;
+    }
+    maker.close().await;
 }
