@@ -52,7 +52,7 @@ async fn run(transport: Transport) -> anyhow::Result<bool> {
     };
     let gateways = Arc::new(Gateways::new(&plan.url)?);
     gateways.check_model(&plan.model).await?;
-    eprintln!("loadtest {over}: model {}, {}", plan.model, describe(&plan));
+    println!("{over}, model {}: {}", plan.model, describe(&plan));
     let mut tally = match transport {
         Transport::Http(_) => {
             let run = ExecuteId::new(jiff::Timestamp::now().as_millisecond().try_into()?).to_string();
@@ -93,7 +93,8 @@ async fn run(transport: Transport) -> anyhow::Result<bool> {
 fn describe(plan: &Plan) -> String {
     let how = match (plan.rate, plan.concurrency) {
         (Some(rate), _) => format!("{rate} calls/s (open loop)"),
-        (None, concurrency) => format!("{} callers (closed loop)", concurrency.unwrap_or(1)),
+        (None, Some(callers @ 2..)) => format!("{callers} callers (closed loop)"),
+        (None, _) => "1 caller (closed loop)".to_owned(),
     };
     format!("{how} for {} s after {} s of warm-up", plan.duration.as_secs_f64(), plan.warmup.as_secs_f64())
 }

@@ -81,7 +81,7 @@ impl Configuration {
 fn check_ranges(loaded: &Loaded<Configuration>) -> Result<(), ConfigurationError> {
     for entry in loaded.entries() {
         let range = KEYS.iter().find(|key| key.name == entry.key).and_then(|key| key.range.as_ref());
-        if let (Some(range), Ok(number)) = (range, entry.value.trim_matches('"').parse::<i128>())
+        if let (Some(range), Ok(number)) = (range, entry.value.parse::<i128>())
             && !range.contains(&number)
         {
             let rule = format!("must be {} to {}, not {number}", range.start(), range.end());

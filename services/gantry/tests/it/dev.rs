@@ -72,6 +72,8 @@ fn a_second_signal_gives_back_what_runs() {
     following.kill().unwrap();
     following.wait().unwrap();
     dev.signal();
+    // Two signals at once would be one.
+    dev.eventually("the first signal was heard", |dev| dev.log().contains("draining"));
     assert_eq!(dev.drain(), 0, "{}", dev.log());
     dev.start_again();
     dev.eventually("it runs again", |dev| dev.show(&id).attempt == 2);

@@ -60,15 +60,15 @@ where
     }
 }
 
-/// The tree of keys of `T`, with their defaults as values.
-fn shape<T: Serialize>(defaults: &T) -> Result<Dict, ConfigurationError> {
-    Value::serialize(defaults)
+/// The tree of keys of `T`, with their values.
+fn shape<T: Serialize>(configuration: &T) -> Result<Dict, ConfigurationError> {
+    Value::serialize(configuration)
         .ok()
         .and_then(Value::into_dict)
-        .ok_or_else(|| ConfigurationError::new("the defaults are no table of sections"))
+        .ok_or_else(|| ConfigurationError::new("the configuration is no table of sections"))
 }
 
-impl<T> Loaded<T> {
+impl<T: Serialize> Loaded<T> {
     /// The complaint that the value of `key` (as `worker.slots`) breaks a `rule` (as `must be 1 to 1024`).
     pub fn complaint(&self, key: &str, rule: &str) -> ConfigurationError {
         match place(&self.figment, self.file.as_ref(), key) {
@@ -79,17 +79,9 @@ impl<T> Loaded<T> {
 
     /// Every key with its value and where the value came from, by name; secrets are masked.
     pub fn entries(&self) -> Vec<Entry> {
-        let mut entries = Vec::new();
-        if let Ok(tree) = self.figment.extract::<Dict>() {
-            walk("", &tree, &mut |key, value| {
-                entries.push(Entry {
-                    key: key.to_owned(),
-                    value: render(value),
-                    place: place(&self.figment, self.file.as_ref(), key),
-                });
-            });
-        }
+        let mut entries = entries(&self.configuration);
         for entry in &mut entries {
+            entry.place = place(&self.figment, self.file.as_ref(), &entry.key);
             if secret::is_secret(&entry.key) && !matches!(entry.value.as_str(), "" | "\"\"") {
                 entry.value = "\"***\"".to_owned();
             }
@@ -111,8 +103,12 @@ pub struct Entry {
 /// Every key of `T` with its default, by section and name.
 #[must_use]
 pub fn defaults<T: Serialize + Default>() -> Vec<Entry> {
+    entries(&T::default())
+}
+
+fn entries<T: Serialize>(configuration: &T) -> Vec<Entry> {
     let mut entries = Vec::new();
-    if let Ok(tree) = shape(&T::default()) {
+    if let Ok(tree) = shape(configuration) {
         walk("", &tree, &mut |key, value| {
             entries.push(Entry { key: key.to_owned(), value: render(value), place: None });
         });
