@@ -1,0 +1,5 @@
+//! Processes killed, frozen and cut off; servers restarted under load.
+
+mod links;
+mod processes;
+mod restarts;
