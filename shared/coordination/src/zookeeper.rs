@@ -30,7 +30,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use protocol::NodeInfo;
 use tokio::sync::watch;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 use tracing::warn;
@@ -75,6 +75,7 @@ struct Shared {
 }
 
 const CLOSE_LIMIT: Duration = Duration::from_secs(3);
+const TAKE_BACK_LIMIT: Duration = Duration::from_secs(2);
 
 impl ZooKeeper {
     /// Begins to connect, and tries for ever. Must be called inside a Tokio runtime.
@@ -101,6 +102,19 @@ impl Shared {
     /// Runs until it is closed.
     fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         self.tasks.spawn(self.closing.clone().run_until_cancelled_owned(task));
+    }
+
+    /// Does what takes something back, until it is done; or, once this is being closed, for as long as is left: then the
+    /// end of the session takes it back. Giving up earlier would leave it there for as long as the session lives.
+    async fn take_back(&self, what: &str, taking: impl Future<Output = ()>) {
+        let too_late = async {
+            self.closing.cancelled().await;
+            sleep(TAKE_BACK_LIMIT).await;
+        };
+        tokio::select! {
+            () = taking => {}
+            () = too_late => warn!(what, "could not be taken back in time; it ends with the session"),
+        }
     }
 
     /// Waits until there is a connection.

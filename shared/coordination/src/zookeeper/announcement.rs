@@ -27,6 +27,8 @@ pub(super) struct Announced {
     /// `None` once it is left. Held while the znode is changed, so that an old text never overwrites a new one.
     info: Arc<Mutex<Option<NodeInfo>>>,
     left: CancellationToken,
+    /// The task has ended.
+    gone: CancellationToken,
 }
 
 /// Who has the name.
@@ -68,10 +70,15 @@ impl Announced {
             id: own.id.clone(),
             info: Arc::new(Mutex::new(Some(own))),
             left: shared.closing.child_token(),
+            gone: CancellationToken::new(),
         };
-        let (shared, node) = (Arc::clone(shared), announced.id.clone());
         let (info, left) = (Arc::clone(&announced.info), announced.left.clone());
-        announced.shared.tasks.spawn(keep(shared, node, info, left));
+        let kept = keep(Arc::clone(shared), announced.id.clone(), info, left);
+        let gone = announced.gone.clone().drop_guard();
+        shared.tasks.spawn(async move {
+            kept.await;
+            drop(gone);
+        });
         Ok(announced)
     }
 }
@@ -149,35 +156,28 @@ async fn keep(
         }
     });
     kept.await;
-    withdraw(&shared, &node, &info).await;
+    shared.take_back("this node's announcement", withdraw(&shared, &node, &info)).await;
 }
 
-/// Deletes the znode until that is answered, within [`LEAVE_LIMIT`].
+/// Deletes the znode until that is answered.
 async fn withdraw(shared: &Shared, node: &NodeId, info: &Mutex<Option<NodeInfo>>) {
-    let withdrawn = timeout(LEAVE_LIMIT, async {
-        if info.lock().await.take().is_none() {
-            return;
-        }
-        loop {
-            let session = shared.connected().await.session;
-            let path = session.path(&["nodes", node.name().as_str()]);
-            let deleted = async {
-                match session.find_stat(&path).await? {
-                    Some(stat) if stat.ephemeral_owner == session.id() => session.delete(&path, None).await,
-                    _ => Ok(()),
-                }
-            };
-            match deleted.await {
-                Ok(()) => return,
-                Err(failure) => {
-                    debug!(%node, ?failure, "cannot take this node's announcement back; trying again")
-                }
+    info.lock().await.take();
+    loop {
+        let session = shared.connected().await.session;
+        let path = session.path(&["nodes", node.name().as_str()]);
+        let deleted = async {
+            match session.find_stat(&path).await? {
+                Some(stat) if stat.ephemeral_owner == session.id() => session.delete(&path, None).await,
+                _ => Ok(()),
             }
-            sleep(PAUSE / 5).await;
+        };
+        match deleted.await {
+            Ok(()) => return,
+            Err(failure) => {
+                debug!(%node, ?failure, "cannot take this node's announcement back; trying again")
+            }
         }
-    });
-    if withdrawn.await.is_err() {
-        warn!(%node, "cannot take this node's announcement back; it ends with the session");
+        sleep(PAUSE / 5).await;
     }
 }
 
@@ -205,6 +205,8 @@ impl Announcement for Announced {
 
     async fn leave(&self) {
         self.left.cancel();
-        withdraw(&self.shared, &self.id, &self.info).await;
+        if timeout(LEAVE_LIMIT, self.gone.cancelled()).await.is_err() {
+            warn!(node = %self.id, "this node's announcement is not taken back yet; trying on");
+        }
     }
 }

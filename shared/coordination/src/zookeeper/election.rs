@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 use tracing::{debug, info};
 use uuid::Uuid;
 
@@ -19,7 +19,6 @@ use crate::Lead;
 /// How often it is checked that all is as it seems, whatever the watches say.
 const RECHECK: Duration = Duration::from_secs(5);
 const PAUSE: Duration = Duration::from_millis(500);
-const LEAVE_LIMIT: Duration = Duration::from_secs(2);
 
 /// Stands for election until nobody wants to know.
 pub(super) async fn stand(shared: Arc<Shared>, what: String, holder: String, lead: watch::Sender<Lead>) {
@@ -41,9 +40,7 @@ pub(super) async fn stand(shared: Arc<Shared>, what: String, holder: String, lea
         () = shared.closing.cancelled() => {}
     }
     set(&candidate, &lead, Lead::No);
-    if timeout(LEAVE_LIMIT, resign(&shared, &candidate)).await.is_err() {
-        debug!(what = candidate.what, "the candidate's node could not be deleted; it ends with the session");
-    }
+    shared.take_back("a candidacy", resign(&shared, &candidate)).await;
 }
 
 struct Candidate {

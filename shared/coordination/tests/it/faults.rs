@@ -1,5 +1,6 @@
 //! ZooKeeper going away, in every way it does. Each test owns its server, with ticks of 1 s and sessions of 4 s.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -24,12 +25,27 @@ async fn linked(env: &OnZooKeeper) -> (Proxy, Arc<dyn Coordination>) {
     (link, Arc::new(ZooKeeper::connect(&config)))
 }
 
-/// The sessions that own ephemeral znodes, as the server says.
-async fn sessions(server: &Server) -> Vec<String> {
+/// The ephemeral znodes, each with the session that owns it, as the server says.
+async fn ephemerals(server: &Server) -> Vec<(String, String)> {
     let dump = server.admin(&["dump"]).await;
-    let (_, ephemerals) = dump.split_once("Sessions with Ephemerals").unwrap();
-    let (ephemerals, _) = ephemerals.split_once("Connections dump").unwrap();
-    ephemerals.lines().filter(|line| line.starts_with("0x")).map(str::to_owned).collect()
+    let (_, dump) = dump.split_once("Sessions with Ephemerals").unwrap();
+    let (dump, _) = dump.split_once("Connections dump").unwrap();
+    let mut session = String::new();
+    let mut found = Vec::new();
+    for line in dump.lines() {
+        match line.strip_prefix('\t') {
+            Some(path) => found.push((session.clone(), path.to_owned())),
+            None => session = line.to_owned(),
+        }
+    }
+    found
+}
+
+/// The one session that owns all ephemeral znodes.
+async fn owner(server: &Server) -> String {
+    let owners: BTreeSet<String> = ephemerals(server).await.into_iter().map(|(session, _)| session).collect();
+    assert_eq!(owners.len(), 1, "{owners:?}");
+    owners.into_iter().next().unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -40,15 +56,14 @@ async fn a_restart_shorter_than_the_session_keeps_node_and_lead() {
     let mut lead = worker.lead("upkeep", "one");
     let fence = leads(&mut lead, "the only one").await;
     sees_nodes(&worker, &["one"]).await;
-    let before = sessions(&server).await;
-    assert_eq!(before.len(), 1, "{before:?}");
+    let before = owner(&server).await;
     let mut link = worker.link();
     server.kill().await;
     server.start_again().await;
     see(&mut link, "the link is up again", |link| *link == Link::Up).await;
     sees_nodes(&worker, &["one"]).await;
     assert_eq!(leads(&mut lead, "the same one").await, fence);
-    assert_eq!(sessions(&server).await, before, "disconnected is not expired");
+    assert_eq!(owner(&server).await, before, "disconnected is not expired");
     member.leave().await;
     worker.close().await;
 }
@@ -62,7 +77,7 @@ async fn after_an_expiry_everything_is_made_again_under_a_new_session() {
     let mut lead = worker.lead("upkeep", "one");
     let fence = leads(&mut lead, "the only one").await;
     sees_nodes(&watcher, &["one"]).await;
-    let before = sessions(&server).await;
+    let before = owner(&server).await;
     // Silent for longer than the session: the server gives the node up, and the worker learns it later.
     link.set(Fault::Blackhole);
     see(&mut worker.link(), "the worker is cut off", |link| *link == Link::Down).await;
@@ -83,8 +98,7 @@ async fn after_an_expiry_everything_is_made_again_under_a_new_session() {
     .await;
     assert!(leads(&mut lead, "it").await > fence);
     is_up(&worker).await;
-    let after = sessions(&server).await;
-    assert!(after.len() == 1 && after != before, "{before:?} {after:?}");
+    assert_ne!(owner(&server).await, before);
     member.leave().await;
     sees_nodes(&watcher, &[]).await;
     worker.close().await;
@@ -172,13 +186,14 @@ async fn an_answer_that_is_lost_makes_neither_a_second_node_nor_none() {
         let mut lead = worker.lead("upkeep", "one");
         leads(&mut lead, "the only one").await;
         see(&mut watcher.nodes(), "it is there", |nodes| **nodes == [node("one", boot)]).await;
-        assert_eq!(sessions(&server).await.len(), 1);
+        let found = ephemerals(&server).await;
+        assert_eq!(found.len(), 2, "{found:?}");
         drop(lead);
         member.leave().await;
     }
     link.set_to_client(Fault::Pass);
     testkit::eventually("nothing is left", Duration::from_secs(30), async || {
-        sessions(&server).await.is_empty()
+        ephemerals(&server).await.is_empty()
     })
     .await;
     assert!(link.dropped_answers() > 0);
