@@ -47,7 +47,7 @@ impl Line {
             model = model(path),
             parameters = masked(self.uri.query().unwrap_or_default()).as_deref(),
             status,
-            elapsed_ms = elapsed.as_secs_f64() * 1_000.0,
+            elapsed_ms = elapsed.as_micros() as f64 / 1_000.0,
             execute_id = execute_id.or_else(|| named(path)),
             "request"
         );

@@ -1,4 +1,5 @@
-//! Is the record there? Asked once a second, so that a caller is refused at once while it is away.
+//! Are the record and the artifact store there? Asked in the background, so that a caller is refused at once while the
+//! record is away, and no question from outside becomes one to them.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -9,28 +10,36 @@ use tokio::time::timeout;
 use crate::gateway::Gateway;
 use crate::problem::Refusal;
 
-/// How often it is asked, and how long it may take to answer.
+/// How often the record is asked, and the artifact store.
 const EVERY: Duration = Duration::from_secs(1);
+const ARTIFACTS_EVERY: Duration = Duration::from_secs(10);
+/// How long an answer may take.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// So many silences in a row mean that it is away: one may be a lost answer.
+/// So many silences in a row mean that the record is away: one may be a lost answer.
 const SILENCES: u32 = 2;
 
-/// What is known of the record.
+/// What is known of them.
 #[derive(Default)]
 pub(crate) struct Health {
-    is_up: AtomicBool,
-    is_away: AtomicBool,
+    is_record_up: AtomicBool,
+    is_record_away: AtomicBool,
+    are_artifacts_up: AtomicBool,
 }
 
 impl Health {
     /// Did the record answer when it was last asked?
     pub fn is_record_up(&self) -> bool {
-        self.is_up.load(Ordering::Relaxed)
+        self.is_record_up.load(Ordering::Relaxed)
+    }
+
+    /// Did the artifact store answer when it was last asked?
+    pub fn are_artifacts_up(&self) -> bool {
+        self.are_artifacts_up.load(Ordering::Relaxed)
     }
 
     /// Refuses what the record would have to be there for, before any of it is done.
     pub fn admit(&self) -> Result<(), Refusal> {
-        if self.is_away.load(Ordering::Relaxed) {
+        if self.is_record_away.load(Ordering::Relaxed) {
             return Err(Refusal::new(
                 ProblemCode::Unavailable,
                 "the record is away; nothing was accepted; try again",
@@ -40,8 +49,22 @@ impl Health {
     }
 }
 
-/// Asks for ever.
+/// Asks both for ever.
 pub(crate) async fn watch(gateway: Gateway) {
+    tokio::join!(watch_record(&gateway), watch_artifacts(&gateway));
+}
+
+async fn watch_artifacts(gateway: &Gateway) {
+    let mut ticks = tokio::time::interval(ARTIFACTS_EVERY);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        let answered = matches!(timeout(PATIENCE, gateway.ports.artifacts.ping()).await, Ok(Ok(())));
+        gateway.health.are_artifacts_up.store(answered, Ordering::Relaxed);
+    }
+}
+
+async fn watch_record(gateway: &Gateway) {
     let mut ticks = tokio::time::interval(EVERY);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut silences = 0;
@@ -52,7 +75,7 @@ pub(crate) async fn watch(gateway: Gateway) {
         if silences == SILENCES {
             tracing::warn!("the record is away: submissions are refused until it is back");
         }
-        gateway.health.is_up.store(answered, Ordering::Relaxed);
-        gateway.health.is_away.store(silences >= SILENCES, Ordering::Relaxed);
+        gateway.health.is_record_up.store(answered, Ordering::Relaxed);
+        gateway.health.is_record_away.store(silences >= SILENCES, Ordering::Relaxed);
     }
 }

@@ -123,8 +123,8 @@ pub(crate) struct ListParameters {
         ("limit" = Option<u32>, Query, description = "1 to 200; 50 if absent.")
     ),
     responses(
-        (status = 200, body = http::ExecutionList),
-        (status = 400, body = Problem, content_type = "application/problem+json")
+        (status = 200, description = "A page.", body = http::ExecutionList),
+        (status = 400, description = "A parameter cannot be understood.", body = Problem, content_type = "application/problem+json")
     )
 )]
 pub(crate) async fn list_executions(
@@ -165,8 +165,8 @@ pub(crate) struct GetParameters {
         ("wait" = Option<u64>, Query, description = "Wait at most this many seconds (0 to 300) for it to end.")
     ),
     responses(
-        (status = 200, body = http::Execution),
-        (status = 404, body = Problem, content_type = "application/problem+json")
+        (status = 200, description = "Its row.", body = http::Execution),
+        (status = 404, description = "There is none.", body = Problem, content_type = "application/problem+json")
     )
 )]
 pub(crate) async fn get_execution(
@@ -206,7 +206,7 @@ fn not_found(execute_id: ExecuteId) -> Refusal {
     responses(
         (status = 200, description = "The result itself, with its content type."),
         (status = 409, description = "It has not ended (`not_finished`), or was cancelled.", body = Problem, content_type = "application/problem+json"),
-        (status = 404, body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "There is none.", body = Problem, content_type = "application/problem+json"),
         (status = 422, description = "The script failed.", body = Problem, content_type = "application/problem+json")
     )
 )]
@@ -240,7 +240,7 @@ pub(crate) async fn get_result(
     responses(
         (status = 200, description = "It is cancelled: its row.", body = http::Execution),
         (status = 202, description = "It is running and has been asked to end.", body = http::Handle),
-        (status = 404, body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "There is none.", body = Problem, content_type = "application/problem+json"),
         (status = 409, description = "It had ended before.", body = Problem, content_type = "application/problem+json")
     )
 )]

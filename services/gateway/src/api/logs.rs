@@ -42,11 +42,11 @@ pub(crate) struct LogParameters {
         ("Last-Event-ID" = Option<i64>, Header, description = "As `after`, for an event stream.")
     ),
     responses(
-        (status = 200, content(
+        (status = 200, description = "A page, or events.", content(
             (http::LogPage = "application/json"),
             (String = "text/event-stream")
         )),
-        (status = 404, body = Problem, content_type = "application/problem+json")
+        (status = 404, description = "There is none.", body = Problem, content_type = "application/problem+json")
     )
 )]
 pub(crate) async fn get_logs(

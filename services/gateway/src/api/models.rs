@@ -32,7 +32,7 @@ const BUNDLE_TYPES: [&str; 5] = [
     post,
     path = "/v1/models/{model}/versions",
     params(("model" = String, Path, description = "The model.")),
-    request_body(content = Vec<u8>, description = "At most 64 MiB.", content_type = "application/gzip"),
+    request_body(description = "At most 64 MiB.", content(("application/gzip"), ("application/zip"), ("application/octet-stream"))),
     responses(
         (status = 201, description = "A new version.", body = http::Version),
         (status = 200, description = "The model had this bundle already.", body = http::Version),
@@ -120,7 +120,7 @@ fn version(row: VersionRow) -> http::Version {
 }
 
 /// List models
-#[utoipa::path(get, path = "/v1/models", responses((status = 200, body = http::ModelList)))]
+#[utoipa::path(get, path = "/v1/models", responses((status = 200, description = "All of them, by name.", body = http::ModelList)))]
 pub(crate) async fn list_models(State(gateway): State<Gateway>) -> Result<Json<http::ModelList>, Refusal> {
     let rows = gateway.ports.record.list_versions(&gateway.tenant, None).await?;
     Ok(Json(http::ModelList { models: by_model(rows) }))
@@ -132,8 +132,8 @@ pub(crate) async fn list_models(State(gateway): State<Gateway>) -> Result<Json<h
     path = "/v1/models/{model}",
     params(("model" = String, Path, description = "The model.")),
     responses(
-        (status = 200, body = http::Model),
-        (status = 404, body = Problem, content_type = "application/problem+json")
+        (status = 200, description = "Its versions.", body = http::Model),
+        (status = 404, description = "There is none.", body = Problem, content_type = "application/problem+json")
     )
 )]
 pub(crate) async fn get_model(

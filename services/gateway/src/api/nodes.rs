@@ -8,7 +8,7 @@ use crate::problem::Refusal;
 /// List nodes
 ///
 /// Those that are there now, by name.
-#[utoipa::path(get, path = "/v1/nodes", responses((status = 200, body = http::NodeList)))]
+#[utoipa::path(get, path = "/v1/nodes", responses((status = 200, description = "The nodes.", body = http::NodeList)))]
 pub(crate) async fn list_nodes(State(gateway): State<Gateway>) -> Result<Json<http::NodeList>, Refusal> {
     let present = gateway.nodes.borrow().clone();
     let running = gateway.ports.record.count_running().await?;
