@@ -12,7 +12,7 @@
 
 mod cache;
 mod config;
-pub mod metrics;
+mod metrics;
 mod prefetch;
 mod server;
 mod transfers;

@@ -5,7 +5,7 @@
 //! means by them and stay inside this crate.
 
 mod error;
-pub mod metrics;
+mod metrics;
 mod namesake;
 mod port;
 pub mod record;

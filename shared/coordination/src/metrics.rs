@@ -10,7 +10,7 @@ pub(crate) const NODES: &str = "gantry_coordination_nodes";
 pub(crate) const SESSIONS: &str = "gantry_coordination_sessions_total";
 
 /// Says what they mean, once a recorder is there.
-pub fn describe() {
+pub(crate) fn describe() {
     describe_gauge!(LINK_UP, "1 while the view of the cluster is current");
     describe_gauge!(NODES, "Nodes that are announced, as this process sees them");
     describe_counter!(SESSIONS, "ZooKeeper sessions this process has begun");

@@ -61,6 +61,7 @@ impl RecordCoordination {
     /// Begins to watch. Must be called inside a Tokio runtime; asks the record nothing yet.
     #[must_use]
     pub fn new(record: Arc<dyn Record>, config: &RecordCoordinationConfig) -> Self {
+        crate::metrics::describe();
         let closing = CancellationToken::new();
         let shared = Arc::new(Shared {
             record,

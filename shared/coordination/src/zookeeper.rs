@@ -15,8 +15,8 @@
 //! is not used (a cancelled one leaks), every call has a time limit and an outcome that may be unknown, an expired client
 //! is dead and a new one is made, watches may lose events over a reconnect.
 //!
-//! TLS comes with the cargo feature `zk-tls`: servers are then written `tcp+tls://host:port`. It is off by default,
-//! because the crate ties it to a second cryptography provider that everything else does without.
+//! There is no TLS to ZooKeeper: the client crate ties it to a second cryptography provider (aws-lc), and the whole tree
+//! has one (ring). Keep the ensemble on a network of its own, or put a TLS tunnel in front of it.
 
 mod announcement;
 mod election;
@@ -81,6 +81,7 @@ impl ZooKeeper {
     /// Begins to connect, and tries for ever. Must be called inside a Tokio runtime.
     #[must_use]
     pub fn connect(config: &ZooKeeperConfig) -> Self {
+        crate::metrics::describe();
         let ending = CancellationToken::new();
         let shared = Arc::new(Shared {
             config: config.clone(),

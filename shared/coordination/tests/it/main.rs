@@ -5,3 +5,4 @@
 mod contract;
 mod env;
 mod faults;
+mod traps;
