@@ -11,7 +11,7 @@ async fn events(env: &Env, id: ExecuteId, seen: &str, most: usize) -> Vec<(Strin
         get.header("Accept", "text/event-stream").header("Last-Event-ID", seen).send().await.unwrap();
     assert_eq!(answer.headers()["content-type"], "text/event-stream");
     let (mut stream, mut text, mut events) = (answer.bytes_stream(), String::new(), Vec::new());
-    while events.len() < most {
+    loop {
         while let Some(end) = text.find("\n\n") {
             let event: String = text.drain(..end + 2).collect();
             let field = |name: &str| {
@@ -19,6 +19,9 @@ async fn events(env: &Env, id: ExecuteId, seen: &str, most: usize) -> Vec<(Strin
                 found.unwrap_or_default().trim().to_owned()
             };
             events.push((field("event:"), field("id:"), field("data:")));
+        }
+        if events.len() >= most {
+            break;
         }
         match stream.next().await {
             Some(bytes) => text.push_str(std::str::from_utf8(&bytes.unwrap()).unwrap()),
@@ -91,4 +94,27 @@ async fn a_page_says_where_the_next_begins_and_which_is_the_last() {
     for bad in ["limit=0", "limit=1001", "after=-1"] {
         assert_eq!(env.get(&format!("/v1/executions/{id}/logs?{bad}")).await.status(), 400, "{bad}");
     }
+}
+
+#[tokio::test]
+async fn a_reader_that_does_not_read_holds_nobody_up_and_loses_nothing() {
+    const LINES: i64 = 8_000;
+    let mut env = Env::with_model().await;
+    let id = id_of(&env.post(&json!(1)).header("Prefer", "respond-async").send().await.unwrap());
+    env.claim().await;
+    let get = env.http.get(env.url(&format!("/v1/executions/{id}/logs")));
+    let slow = get.header("Accept", "text/event-stream").send().await.unwrap();
+    let text = "x".repeat(1_000);
+    let mut base = 0;
+    while base < LINES {
+        base = env.log(id, base, &[text.as_str(); 500]).await;
+    }
+    env.commit(id, base, Ending::Succeeded(payload("1")), &[]).await;
+    let quick = events(&env, id, "0", usize::MAX).await;
+    assert_eq!(ids(&quick).len() as i64, LINES);
+    // 8 MB are more than what the buffers between the two hold.
+    let slow = slow.text().await.unwrap();
+    let seen: Vec<i64> = slow.lines().filter_map(|line| line.strip_prefix("id: ")?.parse().ok()).collect();
+    assert!(seen.iter().copied().eq(1..=LINES), "without gap or repeat: {} lines", seen.len());
+    assert!(slow.contains("event: end"));
 }
