@@ -2,7 +2,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, anyhow};
-use bootstrap::{Ports, Shutdown};
+use bootstrap::{ConfigurationError, Ports, Shutdown};
 use broker::{Broker, Control, DeliverySource};
 use domain::{NodeId, TenantId};
 use jiff::Timestamp;
@@ -48,7 +48,7 @@ pub(crate) struct Worker {
 
 impl Worker {
     fn new(config: Config, ports: &Ports, writer: Writer, shutdown: Shutdown) -> anyhow::Result<Self> {
-        config.check()?;
+        config.check().map_err(|error| ConfigurationError::new(error.to_string()))?;
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let boot_ms = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
         let node = NodeId::new(config.name.clone(), boot_ms, rand::random());

@@ -12,7 +12,9 @@ use crate::settings::{LogFormat, LogSettings};
 /// # Errors
 /// [`ConfigurationError`] if the filter cannot be read.
 pub fn log_to_stderr(settings: &LogSettings) -> Result<(), ConfigurationError> {
-    let filter = EnvFilter::try_new(&settings.filter)
+    // The AMQP driver calls every end of a connection an error; the broker's adapter says what it means.
+    let quiet = if settings.filter.contains("lapin") { "" } else { ",lapin=off" };
+    let filter = EnvFilter::try_new(format!("{}{quiet}", settings.filter))
         .map_err(|error| ConfigurationError::new(format!("log.filter {:?}: {error}", settings.filter)))?;
     let registry = tracing_subscriber::registry().with(filter);
     let layer = tracing_subscriber::fmt::layer().with_writer(stderr);
