@@ -15,8 +15,8 @@ use flate2::{Compression, GzBuilder};
 use super::screen;
 use super::{ClientError, Exit};
 
-/// What version control, editors and interpreters leave in a folder; it is not packed.
-const LEFT_OUT: [&str; 5] = [".git", ".hg", ".svn", "__pycache__", ".DS_Store"];
+/// What version control, interpreters and `gantry dev` leave in a folder; it is not packed.
+const LEFT_OUT: [&str; 6] = [".git", ".gantry", ".hg", ".svn", "__pycache__", ".DS_Store"];
 /// The most complaints that are listed.
 const LISTED_MAX: usize = 20;
 
