@@ -33,7 +33,8 @@ pub trait Broker: Send + Sync + 'static {
         reason: &str,
     ) -> Result<(), PublishError>;
 
-    /// Begins to receive from `source`, with at most `prefetch` unsettled deliveries at once. The stream survives the
+    /// Begins to receive from `source`, with at most `prefetch` unsettled deliveries at once (on RabbitMQ: of each of its
+    /// queues). The stream survives the
     /// loss of the connection: deliveries that were not settled come again, with `redelivered` set, here or elsewhere.
     ///
     /// # Errors

@@ -50,7 +50,7 @@ use self::names::Names;
 use self::publisher::Publisher;
 use self::replier::{Message, Outgoing};
 use self::subscription::Subscription;
-use self::supervisor::supervise;
+use self::supervisor::{Common, supervise};
 use crate::error::Source;
 use crate::{Broker, BrokerError, Control, Deliveries, DeliverySource, PublishError, metrics, rejection};
 
@@ -101,14 +101,15 @@ impl RabbitMq {
     /// things under our names.
     pub async fn connect(config: &RabbitMqConfig, name: &str) -> Result<Self, BrokerError> {
         let settings = Arc::new(settings(config, name).map_err(invalid)?);
-        let closed = CancellationToken::new();
+        let common = Common::default();
+        let closed = common.closed.clone();
         let tasks = TaskTracker::new();
         let (publisher, publishing) = Publisher::new(&settings, &tasks);
         let (consumers, consuming) = Consumers::new(&settings);
         let (published, first_publish) = oneshot::channel();
         let (consumed, first_consume) = oneshot::channel();
-        tasks.spawn(supervise(settings.clone(), publishing, published, closed.clone()));
-        tasks.spawn(supervise(settings.clone(), consuming, consumed, closed.clone()));
+        tasks.spawn(supervise(settings.clone(), publishing, published, common.clone()));
+        tasks.spawn(supervise(settings.clone(), consuming, consumed, common));
         let depths = Depths::new(&settings);
         let names = settings.names.clone();
         let reply_queue = names.reply_queue();

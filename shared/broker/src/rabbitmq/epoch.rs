@@ -1,6 +1,7 @@
+use std::io;
 use std::net::{Shutdown, TcpStream};
 use std::os::fd::AsFd;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures::{Stream, StreamExt};
@@ -55,12 +56,12 @@ pub(super) struct Epoch {
 impl Epoch {
     /// Connects. If the future is dropped, nothing stays open.
     pub(super) async fn open(settings: &Settings, role: &'static str) -> Result<Self, BrokerError> {
-        let wire = Wire::default();
+        let wire = Wire::new();
         let name = format!("{}-{role}", settings.process);
         let properties = ConnectionProperties::default().with_connection_name(name.into());
         let runtime = lapin::runtime::default_runtime().map_err(failed("find the runtime"))?;
         let tls = OwnedTLSConfig { identity: None, cert_chain: settings.ca_pem.clone() };
-        let held = wire.clone();
+        let held = wire.0.clone();
         // `Connection::connect` honours neither a limit for TCP nor for the handshake.
         let connecting = Connection::connector(
             settings.uri.clone(),
@@ -70,14 +71,14 @@ impl Epoch {
                 let standing = async {
                     let stream = AsyncTcpStream::connect(&runtime, address).await?;
                     if let AsyncTcpStream::Plain(plain) = &stream {
-                        held.hold(plain.get_ref().as_fd().try_clone_to_owned()?);
+                        hold(&held, plain.get_ref().as_fd().try_clone_to_owned()?.into())?;
                     }
                     match uri.scheme {
                         AMQPScheme::AMQP => Ok(stream),
                         AMQPScheme::AMQPS => stream.into_tls(&uri.authority.host, tls.as_ref()).await,
                     }
                 };
-                Ok(timeout(TCP_LIMIT, standing).await.map_err(std::io::Error::from).flatten()?)
+                Ok(timeout(TCP_LIMIT, standing).await.map_err(io::Error::from).flatten()?)
             },
             properties,
         );
@@ -123,21 +124,48 @@ impl Epoch {
 }
 
 /// Our own hold on the connection's socket. The driver's thread may wait on it for ever: when a handshake got no
-/// answer, or when the connection is blocked and cannot send its close. Cutting the socket ends that thread.
-#[derive(Clone, Default)]
-struct Wire(Arc<Mutex<Option<TcpStream>>>);
+/// answer, or when the connection is blocked and cannot send its close. Cutting the socket ends that thread; dropping this
+/// does it too.
+struct Wire(Arc<Mutex<Socket>>);
+
+enum Socket {
+    NotYet,
+    Open(TcpStream),
+    Cut,
+}
 
 impl Wire {
-    fn hold(&self, socket: std::os::fd::OwnedFd) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(socket.into());
+    fn new() -> Self {
+        Self(Arc::new(Mutex::new(Socket::NotYet)))
     }
 
     fn cut(&self) {
-        if let Some(socket) = self.0.lock().unwrap_or_else(PoisonError::into_inner).take() {
+        let socket = std::mem::replace(&mut *lock(&self.0), Socket::Cut);
+        if let Socket::Open(socket) = socket {
             // It fails if the other side was faster.
             drop(socket.shutdown(Shutdown::Both));
         }
     }
+}
+
+impl Drop for Wire {
+    fn drop(&mut self) {
+        self.cut();
+    }
+}
+
+/// Keeps a copy of the socket for [`Wire::cut`]. Fails if that came first.
+fn hold(wire: &Mutex<Socket>, socket: TcpStream) -> io::Result<()> {
+    let mut held = lock(wire);
+    if matches!(*held, Socket::Cut) {
+        return Err(io::ErrorKind::ConnectionAborted.into());
+    }
+    *held = Socket::Open(socket);
+    Ok(())
+}
+
+fn lock(wire: &Mutex<Socket>) -> MutexGuard<'_, Socket> {
+    wire.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Closes a channel in bounded time; what was not settled on it goes back to its queue.

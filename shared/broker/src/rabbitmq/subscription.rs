@@ -323,6 +323,8 @@ impl Consuming {
     }
 
     async fn settle_the_rest(&mut self) {
+        // Whoever settles from now on is told that it is lost.
+        self.settled.close();
         let mut rest = Vec::new();
         while let Ok(settlement) = self.settled.try_recv() {
             rest.push(settlement);

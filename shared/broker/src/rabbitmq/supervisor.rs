@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -25,25 +25,36 @@ pub(super) trait Service: Send {
     async fn end(&mut self, epoch: &Arc<Epoch>);
 }
 
-/// Keeps `service` on a connection until `closed`: every end of a connection, however it shows, leads to a new one.
+/// What the supervisors of one process share.
+#[derive(Clone, Default)]
+pub(super) struct Common {
+    /// Ends them.
+    pub(super) closed: CancellationToken,
+    /// Notified when one of them has a connection: then the other need not wait out its pause.
+    back: Arc<Notify>,
+}
+
+/// Keeps `service` on a connection until closed: every end of a connection, however it shows, leads to a new one.
 ///
 /// `first` hears how the first attempt went, so that a mistake in the topology is found at the start.
 pub(super) async fn supervise<S: Service>(
     settings: Arc<Settings>,
     mut service: S,
     first: oneshot::Sender<Result<(), BrokerError>>,
-    closed: CancellationToken,
+    common: Common,
 ) {
+    let Common { closed, back } = common;
     let mut first = Some(first);
     let mut backoff = Backoff::default();
     while !closed.is_cancelled() {
         let began = Instant::now();
-        if let Err(error) = live(&settings, &mut service, &mut first, &closed).await {
+        if let Err(error) = live(&settings, &mut service, &mut first, (&closed, &back)).await {
             let pause = backoff.after(began.elapsed());
             report(S::ROLE, &error, pause);
             tell(&mut first, Err(error));
             tokio::select! {
                 () = closed.cancelled() => {}
+                () = back.notified() => {}
                 () = tokio::time::sleep(pause) => {}
             }
         }
@@ -55,7 +66,7 @@ async fn live<S: Service>(
     settings: &Settings,
     service: &mut S,
     first: &mut Option<oneshot::Sender<Result<(), BrokerError>>>,
-    closed: &CancellationToken,
+    (closed, back): (&CancellationToken, &Notify),
 ) -> Result<(), BrokerError> {
     let epoch = tokio::select! {
         () = closed.cancelled() => return Ok(()),
@@ -69,6 +80,7 @@ async fn live<S: Service>(
         Ok(()) => {
             tracing::info!(connection = S::ROLE, "connected to RabbitMQ");
             metrics::connected(S::ROLE);
+            back.notify_waiters();
             tell(first, Ok(()));
             service.serve(&epoch, closed).await
         }

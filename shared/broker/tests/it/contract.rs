@@ -40,7 +40,7 @@ on_both! {
     at_most_prefetch_deliveries_are_unsettled
     a_settlement_after_its_consumer_is_gone_is_lost
     a_message_for_a_queue_nobody_made_is_unroutable
-    a_rejected_message_keeps_its_body_and_says_why
+    a_rejected_message_is_confirmed_and_is_no_work
     a_reply_reaches_its_process_and_no_other
     every_listener_hears_a_broadcast
     depth_counts_what_waits_and_not_what_is_delivered
@@ -199,8 +199,8 @@ async fn a_message_for_a_queue_nobody_made_is_unroutable(broker: Arc<dyn Broker>
     broker.close().await;
 }
 
-async fn a_rejected_message_keeps_its_body_and_says_why(broker: Arc<dyn Broker>) {
-    // Where a rejected message lies is each adapter's own: see their tests. Here: it is confirmed, and it is not work.
+async fn a_rejected_message_is_confirmed_and_is_no_work(broker: Arc<dyn Broker>) {
+    // Where it lies, with its reason, is each adapter's own: see their tests.
     let mut deliveries = consume(&*broker, "work", 10).await;
     broker.reject(&queue("work"), message("bad"), "parse", "the body is no JSON").await.unwrap();
     broker.publish(&queue("work"), message("good")).await.unwrap();

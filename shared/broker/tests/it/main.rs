@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test panics with what went wrong")]
 
 mod contract;
+mod embedded;
 mod faults;
 mod rabbitmq;
 mod support;
