@@ -281,7 +281,7 @@ impl System {
     /// Waits until the script of the execution runs.
     pub async fn executing(&self, id: ExecuteId) {
         eventually(&format!("execution {id} logs its first line"), PATIENCE, async || {
-            self.log_lines(id).await.first().is_some()
+            !self.log_lines(id).await.is_empty()
         })
         .await;
     }
