@@ -10,16 +10,22 @@ with item as (
     from unnest($1::uuid[], $2::int[], $3::int8[], $4::int8[]) with ordinality
         as i (execute_id, attempt, base, lines, place)
 ),
+-- Every row that is changed is locked first, in the order of the ids: so no two statements wait for each other.
 held as materialized (
     select e.execute_id, e.state, e.attempt, e.last_log_id
     from execution e where e.execute_id = any($1::uuid[]) order by e.execute_id for no key update
 ),
+-- The guard.
+wanted as materialized (
+    select i.*, h.state = 'running' and h.attempt = i.attempt and h.last_log_id = i.base as is_current,
+        h.state = 'running' and h.attempt = i.attempt and h.last_log_id = i.base + i.lines as is_repeat
+    from item i left join held h using (execute_id)
+),
 dealt as (
-    update execution e set last_log_id = i.base + i.lines
-    from item i join held h using (execute_id)
-    where e.execute_id = i.execute_id and e.execute_id = any($1::uuid[])
-        and e.state = 'running' and e.attempt = i.attempt and e.last_log_id = i.base
-    returning i.place, i.execute_id, i.attempt, i.base
+    update execution e set last_log_id = w.base + w.lines
+    from wanted w
+    where e.execute_id = w.execute_id and e.execute_id = any($1::uuid[]) and w.is_current
+    returning w.place, w.execute_id, w.attempt, w.base
 ),
 stored as (
     insert into log (execute_id, log_id, at, attempt, continues, level, line)
@@ -29,7 +35,6 @@ stored as (
         join dealt d using (place)
     order by d.execute_id, l.log_id
 )
-select d.place is not null
-    or coalesce(h.state = 'running' and h.attempt = i.attempt and h.last_log_id = i.base + i.lines, false)
-from item i left join dealt d using (place) left join held h on h.execute_id = i.execute_id
-order by i.place
+select d.place is not null or coalesce(w.is_repeat, false)
+from wanted w left join dealt d using (place)
+order by w.place

@@ -20,7 +20,7 @@ with item as (
 held as materialized (
     select e.* from execution e where e.execute_id = any($1::uuid[]) order by e.execute_id for no key update
 ),
-verdict as materialized (
+judged as materialized (
     select i.*, clock_timestamp() as at,
         case
             when h.tenant <> i.tenant or h.input_digest <> i.input_digest then 'id_reused'
@@ -37,6 +37,11 @@ verdict as materialized (
                 select from unnest(h.reply_to, h.correlation_id) a (reply_to, correlation_id)
                 where a.reply_to = i.reply_to and a.correlation_id = i.correlation_id)) as is_new_address
     from item i join held h using (execute_id)
+),
+verdict as materialized (
+    select j.*, case j.verdict when 'not_now' then j.is_new_address else j.verdict in ('claimed', 'expired', 'cancelled') end
+        as changes
+    from judged j
 ),
 changed as (
     update execution e set
@@ -62,8 +67,7 @@ changed as (
         error_class = case v.verdict when 'expired' then $21::text when 'cancelled' then $23::text end,
         error = case v.verdict when 'expired' then $22::text when 'cancelled' then $24::text end
     from verdict v
-    where e.execute_id = v.execute_id and e.execute_id = any($1::uuid[])
-        and (v.verdict in ('claimed', 'expired', 'cancelled') or v.verdict = 'not_now' and v.is_new_address)
+    where e.execute_id = v.execute_id and e.execute_id = any($1::uuid[]) and v.changes
     returning e.*
 ),
 made as (

@@ -19,8 +19,9 @@ with item as (
 held as materialized (
     select e.* from execution e where e.execute_id = any($1::uuid[]) order by e.execute_id for no key update
 ),
+-- The guard, and what follows.
 wanted as materialized (
-    select i.*,
+    select i.*, h.state = 'running' and h.attempt = i.attempt and h.last_log_id = i.base as is_current,
         case
             when i.settlement = 'ended' then i.ended
             when h.cancel_requested then 'cancelled'
@@ -51,8 +52,7 @@ settled as (
         result_type = w.result_type,
         result = w.result
     from wanted w
-    where e.execute_id = w.execute_id and e.execute_id = any($1::uuid[])
-        and e.state = 'running' and e.attempt = w.attempt and e.last_log_id = w.base
+    where e.execute_id = w.execute_id and e.execute_id = any($1::uuid[]) and w.is_current
     returning w.place, w.attempt as settled_now, w.base, e.*
 ),
 stored as (

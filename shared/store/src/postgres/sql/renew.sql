@@ -5,10 +5,14 @@ with item as (
     select i.* from unnest($1::uuid[], $2::int[]) as i (execute_id, attempt)
 ),
 held as materialized (
-    select e.execute_id from execution e where e.execute_id = any($1::uuid[]) order by e.execute_id for no key update
+    select e.execute_id, e.state, e.attempt, e.leased_by
+    from execution e where e.execute_id = any($1::uuid[]) order by e.execute_id for no key update
+),
+wanted as materialized (
+    select i.execute_id, h.state = 'running' and h.attempt = i.attempt and h.leased_by = $3::text as is_current
+    from item i join held h using (execute_id)
 )
 update execution e set leased_until = clock_timestamp() + make_interval(secs => $4), renewed_at = clock_timestamp()
-from item i join held using (execute_id)
-where e.execute_id = i.execute_id and e.execute_id = any($1::uuid[])
-    and e.state = 'running' and e.attempt = i.attempt and e.leased_by = $3::text
+from wanted w
+where e.execute_id = w.execute_id and e.execute_id = any($1::uuid[]) and w.is_current
 returning e.execute_id, e.attempt, e.cancel_requested

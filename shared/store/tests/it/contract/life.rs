@@ -1,8 +1,8 @@
 use std::time::Duration;
 
-use domain::{Ending, ErrorClass, State};
+use domain::{Ending, ErrorClass, ExecuteId, State};
 use protocol::ReplyAddress;
-use store::{CancelAnswer, ClaimAnswer, Requeue, Settlement};
+use store::{CancelAnswer, ClaimAnswer, NewExecution, Requeue, Settlement};
 
 use super::env::{LEASE, address};
 use super::{Env, claim_of, claimed, direct, new_execution, node, requeue_of, succeeded, text};
@@ -135,4 +135,15 @@ pub async fn a_dead_letter_ends_what_is_queued_and_nothing_else(env: Env) {
     }
     assert_eq!(env.record.bury(&letter(&running), "x").await.unwrap(), None);
     assert_eq!(env.row(running.execute_id).await.state, State::Running);
+}
+
+pub async fn a_message_of_another_time_is_neither_run_nor_lost(env: Env) {
+    let of = |unix_ms| NewExecution { execute_id: ExecuteId::new(unix_ms), ..new_execution() };
+    let (returned, dead) = (of(1_600_000_000_000), of(2_051_222_400_000));
+    env.record.requeue(&[requeue_of(&direct(&returned))], Duration::ZERO).await.unwrap();
+    let ending = env.ending(returned.execute_id).await.unwrap();
+    assert_eq!((ending.state(), ending.failure().unwrap().class), (State::Dead, ErrorClass::Input));
+    assert_eq!(env.record.take_undispatched(10).await.unwrap(), []);
+    assert_eq!(env.record.bury(&requeue_of(&direct(&dead)), "came back").await.unwrap(), None);
+    assert!(env.record.find_execution(&dead.tenant, dead.execute_id).await.unwrap().is_none());
 }

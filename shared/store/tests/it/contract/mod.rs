@@ -100,6 +100,7 @@ contract! {
         a_delivery_given_back_waits_for_its_dispatch,
         a_delivery_given_back_under_a_lease_changes_only_its_reply_addresses,
         a_dead_letter_ends_what_is_queued_and_nothing_else,
+        a_message_of_another_time_is_neither_run_nor_lost,
     ;
     sweeps:
         what_nobody_published_is_taken_at_growing_distances,
