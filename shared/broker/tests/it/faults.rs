@@ -162,6 +162,17 @@ async fn connections_closed_under_load_lose_nothing_that_was_confirmed() {
     broker.close().await;
 }
 
+/// Connections to the server that are open on our side. Each has a thread in the driver.
+fn open_connections(server: &Server) -> usize {
+    let url = server.url();
+    let (_, port) = url.trim_end_matches("/%2f").rsplit_once(':').unwrap();
+    let remote_port = format!(":{:04X}", port.parse::<u16>().unwrap());
+    let table = std::fs::read_to_string("/proc/self/net/tcp").unwrap();
+    // Columns: number, local address, remote address, state (01 is established).
+    let rows = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    rows.filter(|row| row[2].ends_with(&remote_port) && row[3] == "01").count()
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_frozen_broker_is_noticed_and_waited_for_in_bounded_time() {
     let server = server().await;
@@ -186,6 +197,8 @@ async fn a_frozen_broker_is_noticed_and_waited_for_in_bounded_time() {
     let began = Instant::now();
     newcomer.close().await;
     assert!(began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());
+    // The connections that were given up must not pile up: at most one attempt for each of our two is under way.
+    eventually("few connections are open", SOON, async || open_connections(&server) <= 2).await;
 
     server.resume().await;
     ready(&broker).await;
