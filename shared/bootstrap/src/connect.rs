@@ -36,6 +36,8 @@ impl Ports {
     /// # Errors
     /// [`ConfigurationError`] if waiting cannot help.
     pub async fn connect(settings: &PortSettings, name: &str) -> Result<Self, ConfigurationError> {
+        store::metrics::describe();
+        broker::metrics::describe();
         let artifacts = connect_artifacts(&settings.artifacts)?;
         let record = connect_record(&settings.record).await?;
         let broker = connect_broker(&settings.broker, name).await?;
