@@ -8,7 +8,7 @@
 //! those rows, and only they are looked at again.
 //!
 //! Every call has a deadline, and the connection of one that missed it, or whose caller went away, is thrown away
-//! ([`client`]).
+//! (`postgres/client.rs`).
 
 mod accept;
 mod attempt;
@@ -50,8 +50,9 @@ impl Postgres {
     /// Connects, and checks that the schema is the one this program was built for.
     ///
     /// # Errors
-    /// [`StoreError::Schema`] if the schema is older ([`migrate`] it) or newer; [`StoreError::Connect`] or another one if
-    /// the database cannot be reached now.
+    /// [`StoreError::Schema`] if the schema is older ([`migrate()`] it) or newer; one that is
+    /// [permanent](crate::Recovery::Permanent) if the configuration cannot be used; [`StoreError::Connect`] or another one
+    /// if the database cannot be reached now.
     pub async fn connect(config: &PostgresConfig) -> Result<Self, StoreError> {
         let database = Database::new(config)?;
         migrate::check_schema(&database).await?;

@@ -2,7 +2,7 @@
 //!
 //! One file in WAL mode with `synchronous = full`, so what was answered survives `kill -9` and a power cut. One thread
 //! owns the connection that writes and works off one operation after the other, each as one transaction with one sync
-//! ([`threads`]); so statements need no guard against each other, only against the past: each reads the row it changes
+//! (`sqlite/threads.rs`); so statements need no guard against each other, only against the past: each reads the row it changes
 //! first. Two more threads read, on snapshots. A lock file beside the database keeps a second process out.
 //!
 //! The record's clock is this machine's: each transaction takes the time once.

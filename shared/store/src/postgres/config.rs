@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tokio_postgres::Config;
 
+use super::fail::misconfigured;
 use crate::StoreError;
 
 /// How to reach the database.
@@ -66,7 +67,7 @@ impl PostgresConfig {
             .into_iter()
             .find(|mode| self.url.contains(mode))
             .map_or((self.url.clone(), false), |mode| (self.url.replace(mode, "sslmode=require"), true));
-        let mut driver: Config = url.parse().map_err(|error| StoreError::Connect(Box::new(error)))?;
+        let mut driver: Config = url.parse::<Config>().map_err(misconfigured)?;
         let mut options = driver.get_options().map(|given| format!("{given} ")).unwrap_or_default();
         options.push_str(settings);
         if let Some(schema) = &self.schema {
@@ -93,5 +94,5 @@ fn check_schema(schema: &str) -> Result<(), StoreError> {
     if !schema.is_empty() && schema.len() <= 63 && schema.bytes().all(fits) {
         return Ok(());
     }
-    Err(StoreError::Connect(format!("a schema is lower-case letters, digits and _, not {schema:?}").into()))
+    Err(misconfigured(format!("a schema is lower-case letters, digits and _, not {schema:?}")))
 }

@@ -5,11 +5,17 @@ use std::error::Error as _;
 use tokio_postgres::Error;
 use tokio_postgres::error::SqlState;
 
+use crate::error::Source;
 use crate::{Recovery, StoreError};
 
 /// The error of a statement, classified.
 pub(super) fn statement(statement: &'static str, error: Error) -> StoreError {
     StoreError::Statement { statement, recovery: recovery(&error), source: Box::new(error) }
+}
+
+/// What the configuration says cannot be used: trying again will not help.
+pub(super) fn misconfigured(source: impl Into<Source>) -> StoreError {
+    StoreError::Statement { statement: "connect", recovery: Recovery::Permanent, source: source.into() }
 }
 
 /// A row of `table` that no program of ours writes.

@@ -12,6 +12,7 @@ use tokio_postgres::config::SslMode;
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::config::Target;
+use super::fail::misconfigured;
 use crate::StoreError;
 
 /// Whose certificate is enough for `target`; `None` for plain text.
@@ -31,7 +32,7 @@ pub(super) fn connector(
 
 fn trusting(path: &Path) -> Result<ClientConfig, StoreError> {
     let told = |error: &dyn std::fmt::Display| {
-        StoreError::Connect(format!("read certificates from {}: {error}", path.display()).into())
+        misconfigured(format!("read certificates from {}: {error}", path.display()))
     };
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_file_iter(path).map_err(|error| told(&error))? {
@@ -48,9 +49,9 @@ fn trusting(path: &Path) -> Result<ClientConfig, StoreError> {
 fn trusting_the_system() -> Result<MakeRustlsConnect, StoreError> {
     // The crate asks for the process's provider; a second installation changes nothing.
     let _installed = ring::default_provider().install_default();
-    MakeRustlsConnect::with_native_certs().map(|(connector, _unreadable)| connector).map_err(|errors| {
-        StoreError::Connect(format!("the system has no certificates to trust: {errors:?}").into())
-    })
+    MakeRustlsConnect::with_native_certs()
+        .map(|(connector, _unreadable)| connector)
+        .map_err(|errors| misconfigured(format!("the system has no certificates to trust: {errors:?}")))
 }
 
 fn trusting_anybody() -> Result<ClientConfig, StoreError> {
@@ -61,7 +62,7 @@ fn trusting_anybody() -> Result<ClientConfig, StoreError> {
 fn builder() -> Result<rustls::ConfigBuilder<ClientConfig, rustls::WantsVerifier>, StoreError> {
     ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()
-        .map_err(|error| StoreError::Connect(Box::new(error)))
+        .map_err(misconfigured)
 }
 
 /// What `sslmode=prefer` means to every client of PostgreSQL: nobody can listen, but nobody vouches for the server.

@@ -1,5 +1,5 @@
 use store::postgres::{Postgres, PostgresConfig};
-use store::{Record, StoreError};
+use store::{Record, Recovery, StoreError};
 use testkit::{fresh_name, servers};
 
 use crate::contract::OnPostgres;
@@ -47,8 +47,20 @@ async fn a_server_nobody_vouches_for_is_refused() {
         let refused = is_encrypted(&fixture, sslmode, ca_file).await;
         assert!(matches!(refused, Err(StoreError::Connect(_))), "sslmode={sslmode}: {refused:?}");
     }
-    let missing = Some(directory.path().join("none.pem"));
-    assert!(matches!(is_encrypted(&fixture, "require", missing).await, Err(StoreError::Connect(_))));
+}
+
+#[tokio::test]
+async fn a_configuration_that_cannot_be_used_is_not_worth_a_second_try() {
+    let fixture = OnPostgres::new().await;
+    let usable = &fixture.config;
+    for config in [
+        PostgresConfig { ca_file: Some("/nowhere/ca.pem".into()), ..usable.clone() },
+        PostgresConfig { url: "postgres://h:port/db".to_owned(), ..usable.clone() },
+        PostgresConfig { schema: Some("a; drop table".to_owned()), ..usable.clone() },
+    ] {
+        let refused = Postgres::connect(&config).await.err().unwrap();
+        assert_eq!(refused.recovery(), Recovery::Permanent, "{refused:?}");
+    }
 }
 
 /// The certificate of an authority that signed nothing.
