@@ -1,6 +1,8 @@
+use std::fs::File;
 use std::io;
-use std::path::PathBuf;
-use std::time::Duration;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use domain::Digest;
 use protocol::cache::{FetchAnswer, FetchRequest, bundle_dir, socket};
@@ -31,22 +33,46 @@ pub(crate) enum Unfetched {
     TimedOut { digest: Digest, limit_ms: u128, reason: String },
 }
 
+/// A bundle in the cache. While this is held, the sync does not take it out.
+pub(crate) struct Bundle {
+    dir: PathBuf,
+    _lock: File,
+}
+
+impl Bundle {
+    /// Locks the directory against eviction and notes that it is used (see [`protocol::cache`]).
+    fn hold(dir: PathBuf) -> io::Result<Self> {
+        let lock = File::open(&dir)?;
+        lock.try_lock_shared()?;
+        // It may have been taken out between the two.
+        if std::fs::metadata(&dir)?.ino() != lock.metadata()?.ino() {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        lock.set_modified(SystemTime::now())?;
+        Ok(Self { dir, _lock: lock })
+    }
+
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
+    }
+}
+
 impl Cache {
     pub(crate) const fn new(dir: PathBuf, fetch_timeout: Duration) -> Self {
         Self { dir, fetch_timeout }
     }
 
-    /// The directory of bundle `digest`, if it is in the cache already.
-    pub(crate) async fn find(&self, digest: Digest) -> Option<PathBuf> {
+    /// Bundle `digest`, if it is in the cache already.
+    pub(crate) async fn find(&self, digest: Digest) -> Option<Bundle> {
         let dir = bundle_dir(&self.dir, digest);
-        tokio::fs::metadata(&dir).await.is_ok_and(|it| it.is_dir()).then_some(dir)
+        tokio::task::spawn_blocking(|| Bundle::hold(dir).ok()).await.ok().flatten()
     }
 
     /// Has the sync fetch bundle `digest` into the cache, asking again while it is refused or the sync is away.
     ///
     /// # Errors
     /// [`Unfetched`] if it cannot be had at all, or not in time.
-    pub(crate) async fn fetch(&self, digest: Digest) -> Result<PathBuf, Unfetched> {
+    pub(crate) async fn fetch(&self, digest: Digest) -> Result<Bundle, Unfetched> {
         let began = Instant::now();
         let until = began + self.fetch_timeout;
         let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(2));
@@ -55,8 +81,12 @@ impl Cache {
             let Ok(answer) = timeout_at(until, self.ask(digest)).await else { break };
             let wait = match answer {
                 Ok(FetchAnswer::Ready) => {
-                    metrics::fetched(began.elapsed());
-                    return Ok(bundle_dir(&self.dir, digest));
+                    if let Some(bundle) = self.find(digest).await {
+                        metrics::fetched(began.elapsed());
+                        return Ok(bundle);
+                    }
+                    last = "it was taken out of the cache again at once".to_owned();
+                    backoff.next()
                 }
                 Ok(FetchAnswer::Refused { retry_after_ms }) => {
                     last = "its sync is busy with other bundles".to_owned();

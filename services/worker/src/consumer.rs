@@ -10,7 +10,7 @@ use broker::{Deliveries, Delivery};
 use futures::FutureExt as _;
 use futures::future::join_all;
 use store::Requeue;
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep_until};
 use tracing::{info, warn};
 
 use crate::Worker;
@@ -43,7 +43,7 @@ impl Consumer {
     /// The broker was closed.
     pub(crate) async fn run(&mut self) -> anyhow::Result<()> {
         loop {
-            let slot = self.slot().await;
+            let slot = self.slot().await?;
             self.record_is_back().await;
             self.resume().await;
             let limit = CHUNK_MAX.min(1 + self.worker.slots.free());
@@ -60,14 +60,31 @@ impl Consumer {
         }
     }
 
-    /// Waits for a slot, and gives deliveries back that wait for one too long.
-    async fn slot(&mut self) -> Slot {
+    /// Waits for a slot, and gives deliveries back for which none came free in time.
+    async fn slot(&mut self) -> anyhow::Result<Slot> {
         let full_wait = Duration::from_millis(self.worker.config.full_wait_ms);
+        let most = usize::from(self.worker.config.slots) * 2;
+        let mut waits_since = Instant::now();
         loop {
-            if let Ok(slot) = timeout(full_wait, self.worker.slots.take()).await {
-                return slot;
+            let worker = Arc::clone(&self.worker);
+            let somebody_waits = !self.waiting.is_empty();
+            tokio::select! {
+                biased;
+                slot = worker.slots.take() => return Ok(slot),
+                () = sleep_until(waits_since + full_wait), if somebody_waits => {
+                    self.refuse().await;
+                    waits_since = Instant::now();
+                }
+                delivered = self.deliveries.next_chunk(most) => {
+                    if delivered.is_empty() {
+                        bail!("the broker closed the consumer");
+                    }
+                    if !somebody_waits {
+                        waits_since = Instant::now();
+                    }
+                    self.waiting.extend(delivered);
+                }
             }
-            self.refuse().await;
         }
     }
 
@@ -82,10 +99,6 @@ impl Consumer {
     /// A full node refuses: what waits goes back through the record (never to the broker, which would count it), and no
     /// more is taken until a slot is free.
     async fn refuse(&mut self) {
-        self.take_waiting();
-        if self.waiting.is_empty() {
-            return;
-        }
         self.pause().await;
         self.take_waiting();
         let mut requeued = Vec::with_capacity(self.waiting.len());

@@ -1,7 +1,5 @@
 //! One attempt, from its claim to its settlement.
 
-use std::mem;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +11,7 @@ use tracing::{debug, error, info, warn};
 
 use crate::Worker;
 use crate::backoff::Backoff;
-use crate::cache::Unfetched;
+use crate::cache::{Bundle, Unfetched};
 use crate::clock::Boottime;
 use crate::leases::Held;
 use crate::metrics;
@@ -92,7 +90,7 @@ impl Execution {
         self.timeline.add("executing");
         let process = process::Process {
             shim: &worker.shim,
-            bundle: &bundle,
+            bundle: bundle.dir(),
             scratch: &scratch,
             manifest: &version.manifest,
             version: version.version,
@@ -142,9 +140,9 @@ impl Execution {
         }
     }
 
-    async fn bundle(&mut self, worker: &Worker, version: &VersionRow) -> Result<PathBuf, Outcome> {
-        if let Some(dir) = worker.cache.find(version.digest).await {
-            return Ok(dir);
+    async fn bundle(&mut self, worker: &Worker, version: &VersionRow) -> Result<Bundle, Outcome> {
+        if let Some(bundle) = worker.cache.find(version.digest).await {
+            return Ok(bundle);
         }
         self.timeline.add("fetching");
         let fetched = tokio::select! {
@@ -164,14 +162,13 @@ impl Execution {
         let name = metrics::settlement(&settlement);
         self.timeline.add("storing");
         self.timeline.add(name);
-        let timeline = Timeline::new(self.claim.attempt, "", self.claim.claimed_at);
         let finish = Finish {
             execute_id: self.request.execute_id,
             attempt: self.claim.attempt,
             base: printed.base,
             tail: printed.tail,
             settlement,
-            timeline: mem::replace(&mut self.timeline, timeline).into_events(),
+            timeline: self.timeline.take(),
         };
         let stored = tokio::select! {
             stored = store(worker, finish) => stored,

@@ -206,12 +206,13 @@ impl Watch {
         }
     }
 
-    /// Waits until it makes no sense any more to offer its settlement to the record.
+    /// Waits until it makes no sense any more to offer its settlement to the record. That a renewal calls it lost is no
+    /// reason: it may be the settlement itself that the renewal met, and the record answers that one too.
     pub(crate) async fn given_up(&self) {
         let mut hold = self.hold.clone();
         loop {
             let until = self.lease().kill_at.after(SETTLE_PATIENCE);
-            if hold.borrow_and_update().stop == Some(Stop::Lost) || until.has_passed() {
+            if until.has_passed() {
                 return;
             }
             tokio::select! {

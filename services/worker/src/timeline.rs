@@ -1,3 +1,5 @@
+use std::mem;
+
 use jiff::{SignedDuration, Timestamp};
 use protocol::http::TimelineEvent;
 
@@ -13,13 +15,10 @@ pub(crate) struct Timeline {
 }
 
 impl Timeline {
-    /// A timeline that begins with the claim, answered just now.
+    /// A timeline that begins with the claim, answered just now. (The record itself notes the claim.)
     pub(crate) fn new(attempt: i32, node: &str, claimed_at: Timestamp) -> Self {
-        let events = Vec::with_capacity(5);
-        let mut timeline =
-            Self { attempt, node: node.to_owned(), claimed_at, since: Boottime::now(), events };
-        timeline.add("claimed");
-        timeline
+        let events = Vec::with_capacity(4);
+        Self { attempt, node: node.to_owned(), claimed_at, since: Boottime::now(), events }
     }
 
     /// Something happens now.
@@ -33,7 +32,8 @@ impl Timeline {
         });
     }
 
-    pub(crate) fn into_events(self) -> Vec<TimelineEvent> {
-        self.events
+    /// What happened so far; the timeline begins anew.
+    pub(crate) fn take(&mut self) -> Vec<TimelineEvent> {
+        mem::take(&mut self.events)
     }
 }

@@ -69,14 +69,16 @@ fn receive_start(inbox: &mut Inbox) -> io::Result<Option<(Start, File)>> {
     let (mut start, mut written) = (None::<Start>, 0);
     let mut piece = vec![0; PIECE_BYTES];
     loop {
-        while let Some(said) = inbox.said()? {
-            match said {
-                FromWorker::Start(said) => start = Some(said),
-                FromWorker::Input(bytes) => {
+        // What follows the input is for later: an order may come in the same read.
+        while start.as_ref().is_none_or(|start| written < start.input_bytes) {
+            match inbox.said()? {
+                None => break,
+                Some(FromWorker::Start(said)) => start = Some(said),
+                Some(FromWorker::Input(bytes)) => {
                     input.write_all(&bytes)?;
                     written += bytes.len() as u64;
                 }
-                FromWorker::Order(_) => return Err(invalid("an order before the input was complete")),
+                Some(FromWorker::Order(_)) => return Err(invalid("an order before the input was complete")),
             }
         }
         if let Some(start) = start.take_if(|start| written >= start.input_bytes) {
@@ -178,10 +180,6 @@ impl Supervisor {
             if let Some(cause) = self.check_clocks() {
                 return Some(cause);
             }
-            // Any error on the control socket means that the worker is not there.
-            if self.wait().is_err() {
-                return Some(Cause::Abandoned);
-            }
             loop {
                 match self.inbox.said() {
                     Ok(None) => break,
@@ -195,6 +193,10 @@ impl Supervisor {
                         return Some(Cause::Abandoned);
                     }
                 }
+            }
+            // Any error on the control socket means that the worker is not there.
+            if self.wait().is_err() {
+                return Some(Cause::Abandoned);
             }
         }
     }

@@ -2,4 +2,10 @@
 
 #![expect(clippy::unwrap_used, reason = "what a test cannot do fails it")]
 
+mod bundles;
+mod capacity;
+mod deaths;
+mod deliveries;
+mod endings;
 mod shim;
+mod support;

@@ -117,9 +117,10 @@ async fn a_large_input_and_a_result_up_to_the_cap_go_through_whole_and_no_byte_m
 
 #[tokio::test]
 async fn the_script_has_exactly_the_environment_and_descriptors_it_is_given() {
-    let mut run =
-        Run::script("ls /proc/$$/fd | tr '\\n' ' '; echo; env | cut -d= -f1 | sort | tr '\\n' ' '").await;
-    assert_eq!(run.printed().await, "0 1 2 3");
+    let script = "ls -x -w 200 /proc/self/fd; env | cut -d= -f1 | sort | tr '\\n' ' '";
+    let mut run = Run::script(script).await;
+    // The last one is the directory that `ls` reads.
+    assert_eq!(run.printed().await.split_whitespace().collect::<Vec<_>>(), ["0", "1", "2", "3", "4"]);
     let mut rest = String::new();
     run.streams.stdout.read_to_string(&mut rest).await.unwrap();
     // The last three are bash's own.
@@ -185,9 +186,10 @@ async fn what_a_script_leaves_behind_dies_with_it_also_when_it_made_itself_a_dae
 }
 
 #[tokio::test]
-async fn a_script_that_forks_without_end_is_killed() {
-    let start =
-        Start { run_timeout_ms: 300, grace_ms: 50, ..start("f() { sleep 0.05; f & f; }; trap '' TERM; f") };
+async fn a_script_whose_processes_fork_away_without_end_is_killed() {
+    // Four chains, each of one process that forks its successor and ends: always moving, never more.
+    let script = "trap '' TERM; f() { sleep 0.01; f & }; for i in 1 2 3 4; do f & done; sleep 600";
+    let start = Start { run_timeout_ms: 300, grace_ms: 50, ..start(script) };
     let (exit, _) = Run::new(&start, b"").await.exit().await;
     assert_eq!(exit.cause, Some(Cause::RunTimeout));
 }
@@ -222,6 +224,17 @@ async fn a_renewed_lease_lets_the_script_go_on() {
     run.shim.order(&Order::Extend(lease(BOUND))).await.unwrap();
     let (exit, _) = run.exit().await;
     assert_eq!((exit.code, exit.cause), (Some(5), None));
+}
+
+#[tokio::test]
+async fn an_order_that_comes_together_with_the_input_is_heeded() {
+    for _ in 0..20 {
+        let mut run = Run::new(&start("sleep 600"), b"1").await;
+        run.shim.order(&Order::Extend(lease(BOUND))).await.unwrap();
+        run.shim.order(&Order::Kill).await.unwrap();
+        let (exit, _) = run.exit().await;
+        assert_eq!(exit.cause, Some(Cause::Ordered));
+    }
 }
 
 #[tokio::test]
