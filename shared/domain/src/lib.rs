@@ -7,7 +7,7 @@
 //! - [`State`] and [`Event`]: the life of an execution as a pure function, [`State::on`].
 //! - [`Ending`]: how an execution ended, with its [`Payload`] or its [`Failure`].
 //! - [`Manifest`]: `gantry.toml` of a bundle, with errors that name line and column.
-//! - [`line`]: how what a script prints becomes log lines.
+//! - [`mod@line`]: how what a script prints becomes log lines.
 //! - [`limits`]: every bound that a caller can meet.
 
 mod digest;
