@@ -3,7 +3,7 @@
 //!
 //! In the order in which things happen: the coordination (or, as a backstop every 30 s, the record) names the versions
 //! that every node must have, and `prefetch` asks for those that are missing, retrying with backoff. A worker that finds
-//! a bundle missing asks over the socket in `server`. Both ask [`Transfers`], which runs **one transfer per bundle**
+//! a bundle missing asks over the socket in `server`. Both ask `Transfers`, which runs **one transfer per bundle**
 //! however many ask, and **at most `transfers_max` at once**: one more is refused and told when to ask again. A transfer
 //! resumes the part that an earlier one left, checks the SHA-256, unpacks beside the place and renames, so that a
 //! directory in the cache is complete. `cache` keeps the whole below `cache_bytes_max`.

@@ -2,7 +2,7 @@
 //!
 //! While faults rain, clients and workers note [`Event`]s with a [`Recorder`]; an event says what somebody *knows*: a claim that
 //! was answered, a finish the record confirmed. What was sent and never answered is no event: it may have happened or not.
-//! When all is quiet a [`Dump`] of the record is taken, and [`check`] names each broken promise with the events that led to
+//! When all is quiet a [`Dump`] of the record is taken, and [`check()`] names each broken promise with the events that led to
 //! it. Every check looks at one execution or one worker in the order of its events, so a history of millions is sorted once
 //! and walked once. A history with too little in it fails as well ([`AtLeast`]): a judge who saw nothing has shown nothing.
 
