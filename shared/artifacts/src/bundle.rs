@@ -3,7 +3,7 @@
 //! A bundle comes from a stranger. So no library unpacks it: [`walk`] is one loop of our own over both formats that
 //! knows regular files and directories and refuses everything else, checks every path before anything is made of it,
 //! and counts entries, bytes and their ratio *while reading*, never by what a header says. [`inspect`] walks an upload
-//! without writing it; [`unpack`] walks the same way into a directory beside its destination and renames it into place.
+//! without writing it; [`unpack()`] walks the same way into a directory beside its destination and renames it into place.
 //! Both read everything, so a bundle that was inspected can be unpacked.
 //!
 //! Rules, all of them refusals with a stable code: paths are UTF-8, relative, without `.`, `..`, empty parts,
