@@ -1,6 +1,6 @@
 //! The bytes of a bundle: a gzipped tar or a zip, with `gantry.toml` at its root.
 //!
-//! A bundle comes from a stranger. So no library unpacks it: [`walk`] is one loop of our own over both formats that
+//! A bundle comes from a stranger. So no library unpacks it: `walk` is one loop of our own over both formats that
 //! knows regular files and directories and refuses everything else, checks every path before anything is made of it,
 //! and counts entries, bytes and their ratio *while reading*, never by what a header says. [`inspect`] walks an upload
 //! without writing it; [`unpack()`] walks the same way into a directory beside its destination and renames it into place.

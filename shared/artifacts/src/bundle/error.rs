@@ -63,7 +63,7 @@ impl BundleError {
 }
 
 impl From<BundleError> for io::Error {
-    /// Carries a refusal through a [`io::Read`]; [`BundleError::from_read`] takes it out again.
+    /// Carries a refusal through a [`io::Read`]; `BundleError::from_read` takes it out again.
     fn from(error: BundleError) -> Self {
         Self::other(error)
     }
