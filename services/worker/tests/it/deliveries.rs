@@ -201,3 +201,43 @@ async fn what_was_cancelled_or_overdue_before_its_claim_is_not_started() {
     assert_eq!(world.reply_to(&cancelled).await.ending.state(), State::Cancelled);
     assert!(!ran.exists());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_the_record_is_away_deliveries_are_kept_and_they_run_when_it_is_back() {
+    let world = World::new().await;
+    world.push("echo", ECHO, "").await;
+    let _worker = world.start(world.config("n1")).await;
+    assert_eq!(world.run("echo", "0").await.ending.state(), State::Succeeded);
+    // Another process has the database to itself, for longer than a claim is tried in one go.
+    let held = world.path("held");
+    let hold = String::from(
+        "import sqlite3, sys, pathlib\nc = sqlite3.connect(sys.argv[1], isolation_level=None)\n\
+         c.execute('pragma busy_timeout = 10000')\nc.execute('begin immediate')\n\
+         pathlib.Path(sys.argv[2]).write_text('held\\n')\nsys.stdin.read()\nc.execute('rollback')\n",
+    );
+    let mut holder = tokio::process::Command::new("python3")
+        .args(["-c", &hold])
+        .args([world.path("record.db"), held.clone()])
+        .stdin(std::process::Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    lines_of(&held).await;
+    let requests: Vec<_> = (0..12).map(|_| world.request("echo", "1")).collect();
+    let began = std::time::Instant::now();
+    let mut published = requests.iter();
+    eventually("the record has been away for 12 s", BOUND, async || {
+        if let Some(request) = published.next() {
+            world.publish(request).await;
+        }
+        began.elapsed().as_secs() >= 12
+    })
+    .await;
+    assert_eq!(world.heard(&requests[0].execute_id.to_string()).await, 0);
+    drop(holder.stdin.take());
+    assert!(holder.wait().await.unwrap().success());
+    for request in &requests {
+        let reply = world.reply_to(request).await;
+        assert_eq!((reply.attempt, reply.ending.state()), (1, State::Succeeded));
+    }
+}
