@@ -16,11 +16,11 @@ use uuid::Uuid;
 
 use crate::Worker;
 use crate::backoff::Backoff;
-use crate::clock::Boottime;
 use crate::execution::{Execution, reply};
 use crate::metrics;
 use crate::slots::Slot;
 use crate::timeline::Timeline;
+use coordination::Boottime;
 
 /// When a claim has failed for so long, the record is away: no further deliveries are taken until it answers.
 const AWAY_AFTER: Duration = Duration::from_secs(10);

@@ -12,7 +12,6 @@ use tracing::{debug, error, info, warn};
 use crate::Worker;
 use crate::backoff::Backoff;
 use crate::cache::{Bundle, Unfetched};
-use crate::clock::Boottime;
 use crate::leases::Held;
 use crate::metrics;
 use crate::output::Printed;
@@ -20,6 +19,7 @@ use crate::runtime::{Ran, builtin, process};
 use crate::settlement::{Outcome, settle};
 use crate::slots::Slot;
 use crate::timeline::Timeline;
+use coordination::Boottime;
 
 /// A claimed execution with what it holds: its lease and its slot, both free when it is dropped.
 pub(crate) struct Execution {
@@ -163,6 +163,7 @@ impl Execution {
         self.timeline.add("storing");
         self.timeline.add(name);
         let finish = Finish {
+            fence: None,
             execute_id: self.request.execute_id,
             attempt: self.claim.attempt,
             base: printed.base,
@@ -212,6 +213,7 @@ async fn store(worker: &Worker, finish: Finish) -> Option<Finished> {
             class: ErrorClass::Internal,
             message: "the record refused its result".to_owned(),
         },
+        fence: finish.fence.clone(),
         ..finish
     };
     for finish in [finish, fallback] {

@@ -10,9 +10,9 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-use crate::clock::Boottime;
 use crate::metrics;
 use crate::shim::Lease;
+use coordination::Boottime;
 
 /// For how long after the end of its lease an attempt's settlement is still offered to the record: nobody may have taken
 /// it (the database was away for everybody), and if somebody has, the record says so.

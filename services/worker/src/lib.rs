@@ -16,7 +16,6 @@
 mod backoff;
 mod cache;
 mod claim;
-mod clock;
 mod config;
 mod consumer;
 mod drain;
@@ -34,7 +33,6 @@ mod slots;
 mod timeline;
 mod versions;
 
-pub use clock::Boottime;
 pub use config::Config;
 pub use service::run;
 pub use shim::shim_main;

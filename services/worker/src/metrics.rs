@@ -74,7 +74,7 @@ pub(crate) fn requeued(count: usize) {
 pub(crate) const fn settlement(settlement: &Settlement) -> &'static str {
     match settlement {
         Settlement::Ended(ending) => ending.state().label(),
-        Settlement::Yielded => "yielded",
+        Settlement::Yielded { .. } => "yielded",
         Settlement::Retried(_) => "retried",
         Settlement::Failed { .. } => "gave_up",
     }

@@ -115,7 +115,7 @@ impl<'a> Log<'a> {
 
     fn append(&self, base: i64, lines: Vec<LogLine>) -> BoxFuture<'a, Result<Appended, StoreError>> {
         metrics::log_lines(lines.len());
-        let append = Append { execute_id: self.execute_id, attempt: self.attempt, base, lines };
+        let append = Append { fence: None, execute_id: self.execute_id, attempt: self.attempt, base, lines };
         let writer = self.writer;
         Box::pin(async move {
             loop {

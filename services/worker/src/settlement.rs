@@ -56,7 +56,7 @@ pub(crate) fn settle(
             let message = "its caller took it back while it was running";
             ended(Ending::Cancelled(Failure::new(ErrorClass::Cancelled, message)))
         }
-        Outcome::Stopped(Stop::Yield | Stop::YieldAtOnce | Stop::LeaseEnd) => Settlement::Yielded,
+        Outcome::Stopped(Stop::Yield | Stop::YieldAtOnce | Stop::LeaseEnd) => Settlement::YIELDED,
         Outcome::Stopped(Stop::Lost) => return None,
         Outcome::Broken { class, message } => {
             Settlement::Failed { delay: failure_delay(claim.failures), class, message }
@@ -81,6 +81,7 @@ mod tests {
 
     fn claim(retries: i32) -> Claim {
         Claim {
+            waited: std::time::Duration::ZERO,
             attempt: 1,
             last_log_id: 0,
             version: None,
@@ -107,7 +108,7 @@ mod tests {
         let stopped = |stop| settle(Outcome::Stopped(stop), &claim(0), None, 0.5);
         assert_eq!(stopped(Stop::Lost), None);
         for stop in [Stop::Yield, Stop::YieldAtOnce, Stop::LeaseEnd] {
-            assert_eq!(stopped(stop), Some(Settlement::Yielded));
+            assert_eq!(stopped(stop), Some(Settlement::YIELDED));
         }
         assert!(matches!(stopped(Stop::Cancel), Some(Settlement::Ended(Ending::Cancelled(_)))));
     }

@@ -3,7 +3,7 @@ use std::mem;
 use jiff::{SignedDuration, Timestamp};
 use protocol::http::TimelineEvent;
 
-use crate::clock::Boottime;
+use coordination::Boottime;
 
 /// What happened in one attempt: times are the record's clock at the claim plus what passed here since.
 pub(crate) struct Timeline {

@@ -4,6 +4,8 @@
 //! run one contract suite (`tests/it/contract/`). The words session, ensemble, znode and czxid mean what ZooKeeper
 //! means by them and stay inside this crate.
 
+mod boottime;
+mod contention;
 mod error;
 mod metrics;
 mod namesake;
@@ -12,5 +14,7 @@ pub mod record;
 mod view;
 pub mod zookeeper;
 
+pub use boottime::Boottime;
+pub use contention::{Contended, Contender, Grant, Lost, Place, Queue, Refused, Validity};
 pub use error::CoordinationError;
-pub use port::{Coordination, Lead, Link, Membership, VersionNotice};
+pub use port::{BundleNotice, Coordination, Lead, Link, Membership, VersionNotice};

@@ -1,12 +1,13 @@
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use domain::{Digest, ModelName, VersionNumber};
-use protocol::NodeInfo;
+use domain::{Digest, LimitName, ModelName, NodeName, TenantId, VersionNumber};
+use protocol::{BundleState, NodeInfo, NodeSettings};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
-use crate::CoordinationError;
+use crate::{Contended, Contender, CoordinationError, Place, Queue, Refused};
 
 /// Who is alive, and who may.
 ///
@@ -38,6 +39,53 @@ pub trait Coordination: Send + Sync + 'static {
 
     /// The versions every node must have.
     fn versions(&self) -> watch::Receiver<Arc<[VersionNotice]>>;
+
+    /// Enters the queue of a lock or a limit, at its end; at most `waiters_max` may wait in it already.
+    ///
+    /// An answer that got lost is resolved by looking. If the future is dropped, what it left is taken out in the
+    /// background.
+    ///
+    /// # Errors
+    /// [`Refused`]; nothing is left behind. While the link is down it waits, in bounded time.
+    async fn enter(
+        &self,
+        what: &Contended,
+        contender: &Contender,
+        waiters_max: u32,
+    ) -> Result<Place, Refused>;
+
+    /// Who has it and who waits.
+    ///
+    /// # Errors
+    /// [`CoordinationError`].
+    async fn queue(&self, tenant: &TenantId, what: &Contended) -> Result<Queue, CoordinationError>;
+
+    /// The limits that somebody holds or waits for, by name.
+    ///
+    /// # Errors
+    /// [`CoordinationError`].
+    async fn limits(&self, tenant: &TenantId) -> Result<Vec<LimitName>, CoordinationError>;
+
+    /// A fence that would be dealt now is higher than this. Lower than a fence that the record has seen, the ensemble was
+    /// rebuilt or restored: nothing exclusive may run until an operator raises the generation. `None` if it cannot be
+    /// known now.
+    async fn fence_floor(&self) -> Option<i64>;
+
+    /// What operators asked of nodes, by name.
+    fn settings(&self) -> watch::Receiver<Arc<BTreeMap<NodeName, NodeSettings>>>;
+
+    /// Replaces what is asked of a node; the default asks nothing. It holds across restarts of the node.
+    ///
+    /// # Errors
+    /// [`CoordinationError`]; on [`CoordinationError::Unknown`] it may be noted: repeating is harmless.
+    async fn set_node(&self, node: &NodeName, settings: &NodeSettings) -> Result<(), CoordinationError>;
+
+    /// Announces what is on this node of one bundle, until it is announced anew, is withdrawn (`None`), or this process
+    /// ends. Kept up across sessions.
+    fn announce_bundle(&self, node: &NodeName, digest: Digest, state: Option<BundleState>);
+
+    /// What is where: every bundle on every node that said something of it, by digest and node.
+    fn bundles(&self) -> watch::Receiver<Arc<[BundleNotice]>>;
 
     /// Stands for election to lead `what` until the receiver is dropped. It says who leads as far as this process
     /// knows; what protects is that the leader's writes carry the fence and the record refuses a stale one.
@@ -77,6 +125,17 @@ pub struct VersionNotice {
     pub version: VersionNumber,
     /// SHA-256 of its bundle.
     pub digest: Digest,
+}
+
+/// What a node has of a bundle.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct BundleNotice {
+    /// Which bundle.
+    pub digest: Digest,
+    /// Which node.
+    pub node: NodeName,
+    /// What it has of it.
+    pub state: BundleState,
 }
 
 /// The announcement of a node; kept up in the background.

@@ -5,12 +5,13 @@
 
 mod announcement;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use domain::TenantId;
-use protocol::NodeInfo;
+use domain::{Digest, LimitName, NodeName, TenantId};
+use protocol::{BundleState, NodeInfo, NodeSettings};
 use store::{Record, StoreError};
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, timeout};
@@ -21,7 +22,10 @@ use tracing::{info, warn};
 use crate::error::chain;
 use crate::port::Announcement;
 use crate::view::View;
-use crate::{Coordination, CoordinationError, Lead, Link, Membership, VersionNotice};
+use crate::{
+    BundleNotice, Contended, Contender, Coordination, CoordinationError, Lead, Link, Membership, Place,
+    Queue, Refused, VersionNotice,
+};
 use announcement::Announced;
 
 /// How long what is announced outlives its process.
@@ -103,6 +107,43 @@ impl Coordination for RecordCoordination {
         let versions = self.shared.view.versions.subscribe();
         self.shared.wake.notify_one();
         versions
+    }
+
+    async fn enter(
+        &self,
+        _what: &Contended,
+        _contender: &Contender,
+        _waiters_max: u32,
+    ) -> Result<Place, Refused> {
+        todo!()
+    }
+
+    async fn queue(&self, _tenant: &TenantId, _what: &Contended) -> Result<Queue, CoordinationError> {
+        todo!()
+    }
+
+    async fn limits(&self, _tenant: &TenantId) -> Result<Vec<LimitName>, CoordinationError> {
+        todo!()
+    }
+
+    async fn fence_floor(&self) -> Option<i64> {
+        todo!()
+    }
+
+    fn settings(&self) -> watch::Receiver<Arc<BTreeMap<NodeName, NodeSettings>>> {
+        todo!()
+    }
+
+    async fn set_node(&self, _node: &NodeName, _settings: &NodeSettings) -> Result<(), CoordinationError> {
+        todo!()
+    }
+
+    fn announce_bundle(&self, _node: &NodeName, _digest: Digest, _state: Option<BundleState>) {
+        todo!()
+    }
+
+    fn bundles(&self) -> watch::Receiver<Arc<[BundleNotice]>> {
+        todo!()
     }
 
     fn lead(&self, what: &str, holder: &str) -> watch::Receiver<Lead> {

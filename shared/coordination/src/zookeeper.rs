@@ -23,12 +23,14 @@ mod election;
 mod session;
 mod watching;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use protocol::NodeInfo;
+use domain::{Digest, LimitName, NodeName, TenantId};
+use protocol::{BundleState, NodeInfo, NodeSettings};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -37,7 +39,10 @@ use tracing::warn;
 
 use crate::port::Announcement;
 use crate::view::View;
-use crate::{Coordination, CoordinationError, Lead, Link, Membership, VersionNotice};
+use crate::{
+    BundleNotice, Contended, Contender, Coordination, CoordinationError, Lead, Link, Membership, Place,
+    Queue, Refused, VersionNotice,
+};
 use announcement::Announced;
 use session::{Connection, Failure};
 
@@ -175,6 +180,43 @@ impl Coordination for ZooKeeper {
             self.shared.spawn(watching::versions(Arc::clone(&self.shared)));
         }
         self.shared.view.versions.subscribe()
+    }
+
+    async fn enter(
+        &self,
+        _what: &Contended,
+        _contender: &Contender,
+        _waiters_max: u32,
+    ) -> Result<Place, Refused> {
+        todo!()
+    }
+
+    async fn queue(&self, _tenant: &TenantId, _what: &Contended) -> Result<Queue, CoordinationError> {
+        todo!()
+    }
+
+    async fn limits(&self, _tenant: &TenantId) -> Result<Vec<LimitName>, CoordinationError> {
+        todo!()
+    }
+
+    async fn fence_floor(&self) -> Option<i64> {
+        todo!()
+    }
+
+    fn settings(&self) -> watch::Receiver<Arc<BTreeMap<NodeName, NodeSettings>>> {
+        todo!()
+    }
+
+    async fn set_node(&self, _node: &NodeName, _settings: &NodeSettings) -> Result<(), CoordinationError> {
+        todo!()
+    }
+
+    fn announce_bundle(&self, _node: &NodeName, _digest: Digest, _state: Option<BundleState>) {
+        todo!()
+    }
+
+    fn bundles(&self) -> watch::Receiver<Arc<[BundleNotice]>> {
+        todo!()
     }
 
     fn lead(&self, what: &str, holder: &str) -> watch::Receiver<Lead> {

@@ -8,6 +8,7 @@
 //! - [`Ending`]: how an execution ended, with its [`Payload`] or its [`Failure`].
 //! - [`Manifest`]: `gantry.toml` of a bundle, with errors that name line and column.
 //! - [`mod@line`]: how what a script prints becomes log lines.
+//! - [`KeyTemplate`]: which executions exclude each other ([`LockKey`]) or are counted together ([`LimitName`]).
 //! - [`limits`]: every bound that a caller can meet.
 
 mod digest;
@@ -15,6 +16,7 @@ mod ending;
 mod execute_id;
 pub mod limits;
 pub mod line;
+mod lock;
 mod manifest;
 mod name;
 mod retry;
@@ -24,7 +26,8 @@ pub use digest::{Digest, InvalidDigest};
 pub use ending::{Ending, ErrorClass, Failure, Payload};
 pub use execute_id::{ExecuteId, InvalidExecuteId};
 pub use line::{Level, LogLine};
-pub use manifest::{InvalidManifest, Manifest, ResultFrom, ResultSource, RunLimits, Runtime};
+pub use lock::{InvalidKey, InvalidTemplate, KEY_BYTES_MAX, KeyTemplate, LimitName, LockKey};
+pub use manifest::{InvalidManifest, Manifest, NamedLimit, ResultFrom, ResultSource, RunLimits, Runtime};
 pub use name::{
     AliasName, InvalidName, ModelName, NodeId, NodeName, QueueName, TenantId, VersionNumber, VersionSelector,
 };

@@ -46,6 +46,14 @@ pub const WAIT_MAX: Duration = Duration::from_secs(300);
 pub const RUN_TIMEOUT_DEFAULT: Duration = Duration::from_secs(60);
 /// The longest one attempt may run.
 pub const RUN_TIMEOUT_MAX: Duration = Duration::from_secs(24 * 3600);
+/// How long an execution may wait for its lock and its limits, if the manifest does not say.
+pub const EXCLUSIVE_WAIT_TIMEOUT_DEFAULT: Duration = Duration::from_secs(600);
+/// The longest an execution may wait for its lock and its limits.
+pub const EXCLUSIVE_WAIT_TIMEOUT_MAX: Duration = Duration::from_secs(24 * 3600);
+/// The largest `max_running` of a limit.
+pub const MAX_RUNNING_MAX: u32 = 10_000;
+/// The most `[[limit]]` tables of a manifest.
+pub const LIMITS_OF_MODEL_MAX: usize = 8;
 /// From SIGTERM to the kill of the whole tree, if the manifest does not say.
 pub const GRACE_DEFAULT: Duration = Duration::from_secs(5);
 /// The farthest a deadline may lie ahead of its execution's acceptance.

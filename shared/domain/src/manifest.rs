@@ -4,8 +4,11 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::limits::{ATTEMPTS_MAX, GRACE_DEFAULT, MANIFEST_BYTES_MAX, RUN_TIMEOUT_DEFAULT, RUN_TIMEOUT_MAX};
-use crate::{Payload, QueueName, RetryPolicy};
+use crate::limits::{
+    ATTEMPTS_MAX, EXCLUSIVE_WAIT_TIMEOUT_DEFAULT, EXCLUSIVE_WAIT_TIMEOUT_MAX, GRACE_DEFAULT,
+    LIMITS_OF_MODEL_MAX, MANIFEST_BYTES_MAX, MAX_RUNNING_MAX, RUN_TIMEOUT_DEFAULT, RUN_TIMEOUT_MAX,
+};
+use crate::{KeyTemplate, LimitName, LockKey, ModelName, Payload, QueueName, RetryPolicy};
 
 /// What `gantry.toml` at the root of a bundle says. Unknown keys are refused.
 ///
@@ -36,6 +39,18 @@ pub struct Manifest {
     /// One sentence for people.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub description: String,
+    /// Executions that share this lock key run one at a time, in the order they arrived at the lock.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exclusive: Option<KeyTemplate>,
+    /// How long an execution may wait for its lock and its limits, in milliseconds; then it is `expired`.
+    #[serde(default = "exclusive_wait_timeout_ms")]
+    pub exclusive_wait_timeout_ms: u64,
+    /// How many executions of the model run at once at most, on all nodes together.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_running: Option<u32>,
+    /// Further limits that its executions count for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty", rename = "limit")]
+    pub named_limits: Vec<NamedLimit>,
     /// Where the result comes from.
     #[serde(default)]
     pub result: ResultFrom,
@@ -45,6 +60,20 @@ pub struct Manifest {
     /// When a failed attempt is followed by another.
     #[serde(default)]
     pub retry: RetryPolicy,
+}
+
+/// A `[[limit]]` table: a cluster-wide limit that may be shared by several models.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NamedLimit {
+    /// Its name, which may depend on the input: one limit for each name that comes out.
+    pub name: KeyTemplate,
+    /// How many executions run at once at most.
+    pub max_running: u32,
+}
+
+const fn exclusive_wait_timeout_ms() -> u64 {
+    EXCLUSIVE_WAIT_TIMEOUT_DEFAULT.as_millis() as u64
 }
 
 /// How a bundle is run.
@@ -150,6 +179,45 @@ impl Manifest {
         Ok(manifest)
     }
 
+    /// The lock an execution with this input needs; `None` if its model is not exclusive.
+    ///
+    /// # Errors
+    /// A sentence for the caller if the input has no such key.
+    pub fn lock_key(&self, input: &Payload) -> Result<Option<LockKey>, String> {
+        let Some(template) = &self.exclusive else { return Ok(None) };
+        let key = template.render(input)?.parse().map_err(|error: crate::InvalidKey| error.to_string())?;
+        Ok(Some(key))
+    }
+
+    /// The limits an execution of `model` with this input counts for, by name, each once: the one of its model
+    /// (`model:<name>`) and the named ones. The order is the same for all executions, so that they cannot wait for one
+    /// another in a circle.
+    ///
+    /// # Errors
+    /// A sentence for the caller if the input has no such name.
+    pub fn limits_of(&self, model: &ModelName, input: &Payload) -> Result<Vec<(LimitName, u32)>, String> {
+        let mut limits = std::collections::BTreeMap::new();
+        let mut add = |name: String, max: u32| {
+            let name: LimitName = name.parse().map_err(|error: crate::InvalidKey| error.to_string())?;
+            let known = limits.entry(name).or_insert(max);
+            *known = max.min(*known);
+            Ok::<_, String>(())
+        };
+        if let Some(max) = self.max_running {
+            add(format!("model:{model}"), max)?;
+        }
+        for limit in &self.named_limits {
+            add(limit.name.render(input)?, limit.max_running)?;
+        }
+        Ok(limits.into_iter().collect())
+    }
+
+    /// How long an execution may wait for its lock and its limits.
+    #[must_use]
+    pub const fn exclusive_wait_timeout(&self) -> Duration {
+        Duration::from_millis(self.exclusive_wait_timeout_ms)
+    }
+
     fn check(&self) -> Result<(), InvalidManifest> {
         let rule = |message: String| Err(InvalidManifest::rule(message));
         match (self.runtime, self.command.first(), self.builtin.as_deref()) {
@@ -183,6 +251,17 @@ impl Manifest {
         }
         if !(1..=ATTEMPTS_MAX).contains(&self.retry.attempts) {
             return rule(format!("retry.attempts is 1 to {ATTEMPTS_MAX}"));
+        }
+        let longest = EXCLUSIVE_WAIT_TIMEOUT_MAX.as_millis() as u64;
+        if !(1..=longest).contains(&self.exclusive_wait_timeout_ms) {
+            return rule(format!("exclusive_wait_timeout_ms is 1 to {longest}"));
+        }
+        let counts = self.max_running.iter().chain(self.named_limits.iter().map(|limit| &limit.max_running));
+        if !counts.into_iter().all(|count| (1..=MAX_RUNNING_MAX).contains(count)) {
+            return rule(format!("max_running is 1 to {MAX_RUNNING_MAX}"));
+        }
+        if self.named_limits.len() > LIMITS_OF_MODEL_MAX {
+            return rule(format!("at most {LIMITS_OF_MODEL_MAX} [[limit]] tables"));
         }
         let media_type = &self.result.content_type;
         if !media_type.contains('/')
@@ -225,6 +304,23 @@ mod tests {
     }
 
     #[test]
+    fn locks_and_limits_depend_on_the_input_and_come_in_one_order() {
+        let text = format!(
+            "{IRIS}exclusive = \"account:{{input.id}}\"\nmax_running = 3\n\
+             [[limit]]\nname = \"gpu-{{input.zone}}\"\nmax_running = 2\n[[limit]]\nname = \"gpu-a\"\nmax_running = 1\n"
+        );
+        let manifest = Manifest::parse(&text).unwrap();
+        let input = Payload::new(Payload::JSON, r#"{"id": 7, "zone": "a"}"#.as_bytes().to_vec());
+        assert_eq!(manifest.lock_key(&input).unwrap().unwrap().as_str(), "account:7");
+        let limits = manifest.limits_of(&"iris".parse().unwrap(), &input).unwrap();
+        let limits: Vec<_> = limits.iter().map(|(name, max)| (name.as_str(), *max)).collect();
+        assert_eq!(limits, [("gpu-a", 1), ("model:iris", 3)]);
+        let empty = Payload::new(Payload::JSON, b"{}".to_vec());
+        assert!(manifest.lock_key(&empty).unwrap_err().contains("input.id"));
+        assert!(manifest.limits_of(&"iris".parse().unwrap(), &empty).is_err());
+    }
+
+    #[test]
     fn values_that_cannot_work_are_refused() {
         for (text, part) in [
             ("runtime = \"process\"", "command"),
@@ -237,6 +333,16 @@ mod tests {
             ("runtime = \"process\"\ncommand = [\"x\"]\n[retry]\nattempts = 0", "attempts"),
             ("runtime = \"process\"\ncommand = [\"x\"]\nqueue = \"A b\"", "queue"),
             ("runtime = \"process\"\ncommand = [\"x\"]\n[result]\ncontent_type = \"json\"", "content_type"),
+            ("runtime = \"process\"\ncommand = [\"x\"]\nexclusive = \"{output.a}\"", "input"),
+            (
+                "runtime = \"process\"\ncommand = [\"x\"]\nexclusive_wait_timeout_ms = 0",
+                "exclusive_wait_timeout_ms",
+            ),
+            ("runtime = \"process\"\ncommand = [\"x\"]\nmax_running = 0", "max_running"),
+            (
+                "runtime = \"process\"\ncommand = [\"x\"]\n[[limit]]\nname = \"gpu\"\nmax_running = 0",
+                "max_running",
+            ),
             ("runtime = ", ""),
         ] {
             let error = Manifest::parse(text).unwrap_err();

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use domain::{
-    Digest, Ending, ErrorClass, ExecuteId, Level, LogLine, ModelName, NodeId, Payload, QueueName, State,
-    TenantId, VersionNumber,
+    Digest, Ending, ErrorClass, ExecuteId, Level, LockKey, LogLine, ModelName, NodeId, Payload, QueueName,
+    State, TenantId, VersionNumber,
 };
 use jiff::Timestamp;
 use protocol::http::TimelineEvent;
@@ -112,6 +112,8 @@ pub struct Claim {
     pub retries: i32,
     /// How often our own side failed so far.
     pub failures: i32,
+    /// How long it had waited for its lock or limit when an earlier attempt gave up waiting.
+    pub waited: Duration,
     /// How much time is left until the deadline.
     pub deadline_in: Option<Duration>,
     /// When it was claimed.
@@ -138,6 +140,33 @@ pub struct Append {
     pub base: i64,
     /// At least one line.
     pub lines: Vec<LogLine>,
+    /// Of an exclusive execution: written only while this is the highest fence taken for its lock.
+    pub fence: Option<Fence>,
+}
+
+/// The right of an exclusive execution to write, as it is kept in the record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fence {
+    /// The lock.
+    pub key: LockKey,
+    /// Raised by an operator when the coordination was rebuilt and its numbers began anew.
+    pub generation: i64,
+    /// The fencing token.
+    pub number: i64,
+}
+
+/// What became of a fence that was to be taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FenceTaken {
+    /// It stands (or stood already): every lower one writes nothing from here on.
+    Taken,
+    /// A higher one was taken before: release the lock and come again.
+    TooOld {
+        /// Its generation.
+        generation: i64,
+        /// Its number.
+        number: i64,
+    },
 }
 
 /// What became of log lines.
@@ -167,6 +196,8 @@ pub struct Finish {
     pub settlement: Settlement,
     /// What happened in it; appended to the row's timeline.
     pub timeline: Vec<TimelineEvent>,
+    /// Of an exclusive execution that got its lock: settled only while this is the highest fence taken for it.
+    pub fence: Option<Fence>,
 }
 
 /// How an attempt was settled.
@@ -174,8 +205,13 @@ pub struct Finish {
 pub enum Settlement {
     /// The execution ended.
     Ended(Ending),
-    /// It goes back without having failed (a drain, a lost lock): `delayed`, due at once.
-    Yielded,
+    /// It goes back without having failed (a drain, a lost lock, a full waiting room): `delayed`, due after this time.
+    Yielded {
+        /// When the next attempt is due.
+        delay: Duration,
+        /// It was waiting for a lock or a limit: the time it has waited counts on.
+        is_waiting: bool,
+    },
     /// The script failed and its policy grants another attempt: `delayed`, due after this time; `retries` grows.
     Retried(Duration),
     /// Our own side failed (the shim, the bundle): `delayed`, due after this time, and `failures` grows; `dead` with
@@ -188,6 +224,11 @@ pub enum Settlement {
         /// Why, in words.
         message: String,
     },
+}
+
+impl Settlement {
+    /// It goes back, due at once.
+    pub const YIELDED: Self = Self::Yielded { delay: Duration::ZERO, is_waiting: false };
 }
 
 /// What became of the end of an attempt.

@@ -28,8 +28,8 @@ mod writer;
 pub use error::{Recovery, StoreError};
 pub use execution::{
     Acceptance, AlreadyEnded, Append, Appended, Claim, ClaimAnswer, ClaimRequest, Conclusion, Dispatch,
-    ExecutionFilter, ExecutionRow, Finish, Finished, LoggedLine, NewExecution, Renewal, Requeue, Rescued,
-    Settlement,
+    ExecutionFilter, ExecutionRow, Fence, FenceTaken, Finish, Finished, LoggedLine, NewExecution, Renewal,
+    Requeue, Rescued, Settlement,
 };
 pub use model::{PushVersion, PushedVersion, VersionRow};
 pub use node::{Leadership, NodeEvent, NodeEventKind};

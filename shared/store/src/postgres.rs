@@ -37,8 +37,9 @@ pub use self::config::PostgresConfig;
 pub use self::migrate::migrate;
 use crate::{
     Acceptance, Append, Appended, CancelAnswer, ClaimAnswer, ClaimRequest, Conclusion, Dispatch,
-    ExecutionFilter, ExecutionRow, Finish, Finished, Leadership, LoggedLine, NewExecution, NodeEvent,
-    NodeEventKind, PushVersion, PushedVersion, Record, Renewal, Requeue, Rescued, StoreError, VersionRow,
+    ExecutionFilter, ExecutionRow, Fence, FenceTaken, Finish, Finished, Leadership, LoggedLine, NewExecution,
+    NodeEvent, NodeEventKind, PushVersion, PushedVersion, Record, Renewal, Requeue, Rescued, StoreError,
+    VersionRow,
 };
 
 /// The record in a schema of a PostgreSQL database. Dropping it closes its connections.
@@ -113,6 +114,20 @@ impl Record for Postgres {
             return Ok(Vec::new());
         }
         attempt::renew(&self.database, node, held, lease).await
+    }
+
+    async fn take_fence(
+        &self,
+        _tenant: &TenantId,
+        _fence: &Fence,
+        _execute_id: ExecuteId,
+        _attempt: i32,
+    ) -> Result<FenceTaken, StoreError> {
+        todo!()
+    }
+
+    async fn highest_fence(&self) -> Result<Option<(i64, i64)>, StoreError> {
+        todo!()
     }
 
     async fn cancel(

@@ -6,8 +6,8 @@ use protocol::NodeInfo;
 
 use crate::{
     Acceptance, Append, Appended, ClaimAnswer, ClaimRequest, Conclusion, Dispatch, ExecutionFilter,
-    ExecutionRow, Finish, Finished, Leadership, LoggedLine, NewExecution, NodeEvent, NodeEventKind,
-    PushVersion, PushedVersion, Renewal, Requeue, Rescued, StoreError, VersionRow,
+    ExecutionRow, Fence, FenceTaken, Finish, Finished, Leadership, LoggedLine, NewExecution, NodeEvent,
+    NodeEventKind, PushVersion, PushedVersion, Renewal, Requeue, Rescued, StoreError, VersionRow,
 };
 
 /// The record of executions, logs, models and nodes. See the [crate] for the four rules every operation keeps.
@@ -69,6 +69,24 @@ pub trait Record: Send + Sync + 'static {
         held: &[(ExecuteId, i32)],
         lease: Duration,
     ) -> Result<Vec<Renewal>, StoreError>;
+
+    /// Takes a fence for the running `attempt` of an execution, before its script starts.
+    ///
+    /// # Errors
+    /// [`StoreError`]; on [`crate::Recovery::Unknown`] it may be taken: repeating is harmless.
+    async fn take_fence(
+        &self,
+        tenant: &TenantId,
+        fence: &Fence,
+        execute_id: ExecuteId,
+        attempt: i32,
+    ) -> Result<FenceTaken, StoreError>;
+
+    /// The highest fence ever taken: generation and number.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    async fn highest_fence(&self) -> Result<Option<(i64, i64)>, StoreError>;
 
     /// Asks to take an execution back: `queued` or `delayed` becomes `cancelled` now, `running` gets the intent.
     /// `None` if there is no such execution.

@@ -33,8 +33,9 @@ use self::node::Upkeep;
 use self::threads::Threads;
 use crate::{
     Acceptance, Append, Appended, CancelAnswer, ClaimAnswer, ClaimRequest, Conclusion, Dispatch,
-    ExecutionFilter, ExecutionRow, Finish, Finished, Leadership, LoggedLine, NewExecution, NodeEvent,
-    NodeEventKind, PushVersion, PushedVersion, Record, Renewal, Requeue, Rescued, StoreError, VersionRow,
+    ExecutionFilter, ExecutionRow, Fence, FenceTaken, Finish, Finished, Leadership, LoggedLine, NewExecution,
+    NodeEvent, NodeEventKind, PushVersion, PushedVersion, Record, Renewal, Requeue, Rescued, StoreError,
+    VersionRow,
 };
 
 /// Where the database is.
@@ -107,6 +108,20 @@ impl Record for Sqlite {
     ) -> Result<Vec<Renewal>, StoreError> {
         let (node, held) = (node.clone(), held.to_vec());
         self.threads.write("renew", move |c, now| finish::renew(c, now, &node, &held, lease)).await
+    }
+
+    async fn take_fence(
+        &self,
+        _tenant: &TenantId,
+        _fence: &Fence,
+        _execute_id: ExecuteId,
+        _attempt: i32,
+    ) -> Result<FenceTaken, StoreError> {
+        todo!()
+    }
+
+    async fn highest_fence(&self) -> Result<Option<(i64, i64)>, StoreError> {
+        todo!()
     }
 
     async fn cancel(

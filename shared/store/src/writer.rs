@@ -207,7 +207,7 @@ impl Row for Finish {
     fn bytes(&self) -> usize {
         let result = match &self.settlement {
             Settlement::Ended(Ending::Succeeded(payload)) => payload.bytes.len(),
-            Settlement::Ended(_) | Settlement::Yielded | Settlement::Retried(_) => 0,
+            Settlement::Ended(_) | Settlement::Yielded { .. } | Settlement::Retried(_) => 0,
             Settlement::Failed { message, .. } => message.len(),
         };
         ROW_BYTES + lines_bytes(&self.tail) + result

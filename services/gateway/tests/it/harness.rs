@@ -123,7 +123,7 @@ impl Env {
 
     pub async fn log(&self, id: ExecuteId, base: i64, lines: &[&str]) -> i64 {
         let lines = lines.iter().map(|text| line(text)).collect();
-        let append = Append { execute_id: id, attempt: 1, base, lines };
+        let append = Append { fence: None, execute_id: id, attempt: 1, base, lines };
         match self.ports.record.append(&[append]).await.unwrap()[0] {
             Appended::Stored { last_log_id } => last_log_id,
             Appended::Stale => panic!("stale"),
@@ -133,6 +133,7 @@ impl Env {
     /// Commits the end of attempt 1.
     pub async fn commit(&self, id: ExecuteId, base: i64, ending: Ending, tail: &[&str]) -> Conclusion {
         let finish = Finish {
+            fence: None,
             execute_id: id,
             attempt: 1,
             base,

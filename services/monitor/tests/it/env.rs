@@ -121,7 +121,7 @@ impl Env {
 
     pub async fn settle(&self, id: ExecuteId, attempt: i32, settlement: Settlement) -> Conclusion {
         let (tail, timeline) = (Vec::new(), Vec::new());
-        let finish = Finish { execute_id: id, attempt, base: 0, tail, settlement, timeline };
+        let finish = Finish { fence: None, execute_id: id, attempt, base: 0, tail, settlement, timeline };
         match self.record.finish(&[finish]).await.unwrap().remove(0) {
             Finished::Stored(conclusion) => *conclusion,
             Finished::Stale => panic!("stale"),
@@ -132,7 +132,7 @@ impl Env {
     pub async fn yielded(&self) -> ExecuteId {
         let id = self.accepted().await;
         let claim = self.claim(id, &node("other"), HOUR).await;
-        self.settle(id, claim.attempt, Settlement::Yielded).await;
+        self.settle(id, claim.attempt, Settlement::YIELDED).await;
         id
     }
 
@@ -231,6 +231,7 @@ pub fn node(name: &str) -> NodeId {
 
 pub fn info(name: &str) -> NodeInfo {
     NodeInfo {
+        labels: std::collections::BTreeMap::new(),
         id: node(name),
         address: "127.0.0.1".to_owned(),
         pid: 1,

@@ -112,7 +112,7 @@ impl Shim {
 /// have left behind. Blocks; gives up after 5 s with processes that the kernel cannot end.
 #[must_use]
 pub fn sweep(marks: &[String]) -> bool {
-    let until = crate::clock::Boottime::now().after(Duration::from_secs(5));
+    let until = coordination::Boottime::now().after(Duration::from_secs(5));
     while !until.has_passed() {
         let found = marked(marks);
         if found.is_empty() {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::clock::Boottime;
+use coordination::Boottime;
 
 /// The largest frame: a [`Start`] with the longest command a manifest can hold fits several times.
 const FRAME_BYTES_MAX: usize = 512 << 10;

@@ -18,7 +18,7 @@ use super::protocol::{
 };
 use super::system::{bind_to, close_from};
 use super::tree::{Tree, oom_kills};
-use crate::clock::Boottime;
+use coordination::Boottime;
 
 /// The descriptor the script writes its result to.
 const RESULT_DESCRIPTOR: i32 = 3;

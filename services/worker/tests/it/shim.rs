@@ -4,9 +4,9 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
+use coordination::Boottime;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::io::AsyncReadExt as _;
-use worker::Boottime;
 use worker::shim::{Cause, Exit, Lease, Order, Report, Shim, Start, Streams};
 
 /// Longer than anything here takes on a slow machine, shorter than anybody's patience.

@@ -97,6 +97,7 @@ impl Env for OnZooKeeper {
 /// The `boot`-th life of node `name`, in the test's own process.
 pub fn node(name: &str, boot: u32) -> NodeInfo {
     NodeInfo {
+        labels: std::collections::BTreeMap::new(),
         id: NodeId::new(name.parse().unwrap(), 1_700_000_000_000, boot),
         address: "here".to_owned(),
         pid: std::process::id(),

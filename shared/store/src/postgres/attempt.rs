@@ -41,7 +41,9 @@ impl<'a> Settled<'a> {
                 result: ending.result().map(|payload| &payload.bytes[..]),
                 ..Self::default()
             },
-            Settlement::Yielded => Self { settlement: "yielded", ..Self::default() },
+            Settlement::Yielded { delay, .. } => {
+                Self { settlement: "yielded", delay: delay_seconds(*delay), ..Self::default() }
+            }
             Settlement::Retried(delay) => {
                 Self { settlement: "retried", delay: delay_seconds(*delay), ..Self::default() }
             }
@@ -110,7 +112,9 @@ fn finished(finish: &Finish, row: &Row) -> Result<Finished, StoreError> {
             // The result is at hand: it need not come back from the server.
             ending: match &finish.settlement {
                 Settlement::Ended(ending) => Some(ending.clone()),
-                Settlement::Yielded | Settlement::Retried(_) | Settlement::Failed { .. } => row.ending()?,
+                Settlement::Yielded { .. } | Settlement::Retried(_) | Settlement::Failed { .. } => {
+                    row.ending()?
+                }
             },
             reply_addresses: row.reply_addresses()?,
         }

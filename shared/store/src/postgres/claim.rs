@@ -94,6 +94,7 @@ fn answer(row: &Row) -> Result<Option<ClaimAnswer>, StoreError> {
             attempt: row.get("attempt")?,
             last_log_id: row.get("last_log_id")?,
             version: row.version()?,
+            waited: Duration::ZERO,
             retries: row.get("retries")?,
             failures: row.get("failures")?,
             deadline_in: row.get::<Option<f64>>("deadline_in")?.map(Duration::from_secs_f64),

@@ -18,8 +18,10 @@ struct Migration {
 }
 
 /// `migrations/postgres`, in order.
-const MIGRATIONS: [Migration; 1] =
-    [Migration { version: 1, sql: include_str!("../../../../migrations/postgres/0001_first.sql") }];
+const MIGRATIONS: [Migration; 2] = [
+    Migration { version: 1, sql: include_str!("../../../../migrations/postgres/0001_first.sql") },
+    Migration { version: 2, sql: include_str!("../../../../migrations/postgres/0002_coordination.sql") },
+];
 
 const NEEDED: i64 = MIGRATIONS[MIGRATIONS.len() - 1].version;
 

@@ -77,6 +77,7 @@ fn read(c: &Connection, request: &ClaimRequest) -> Result<Option<Known>, Fail> {
                 attempt,
                 last_log_id: row.get(9)?,
                 version: version(row, 10)?,
+                waited: std::time::Duration::ZERO,
                 retries: row.get(11)?,
                 failures: row.get(12)?,
                 deadline_in: None,

@@ -120,7 +120,7 @@ fn stored(conclusion: Conclusion) -> Result<Finished, Fail> {
 fn settle(c: &Connection, now: i64, finish: &Finish, held: &Held) -> Result<Option<Ending>, Fail> {
     let (ending, delay, retried, failed) = match &finish.settlement {
         Settlement::Ended(ending) => (Some(ending.clone()), Duration::ZERO, 0, 0),
-        Settlement::Yielded => (None, Duration::ZERO, 0, 0),
+        Settlement::Yielded { delay, .. } => (None, *delay, 0, 0),
         Settlement::Retried(delay) => (None, *delay, 1, 0),
         Settlement::Failed { delay, class, message } => {
             let is_dead = held.failures + 1 >= limits::FAILURES_MAX;

@@ -10,7 +10,10 @@ use super::fail::Fail;
 use crate::StoreError;
 
 /// `migrations/sqlite`, in order; the number of those done is the file's `user_version`.
-const MIGRATIONS: [&str; 1] = [include_str!("../../../../migrations/sqlite/0001_first.sql")];
+const MIGRATIONS: [&str; 2] = [
+    include_str!("../../../../migrations/sqlite/0001_first.sql"),
+    include_str!("../../../../migrations/sqlite/0002_coordination.sql"),
+];
 
 /// The connections to read on, beside the one to write on.
 const READERS: usize = 2;

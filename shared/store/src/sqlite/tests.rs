@@ -104,12 +104,12 @@ fn claim(execute_id: ExecuteId) -> ClaimRequest {
 
 fn append(execute_id: ExecuteId, base: i64, text: &str) -> Append {
     let line = LogLine { level: Level::Info, at_unix_us: 5, text: text.to_owned(), continues: false };
-    Append { execute_id, attempt: 1, base, lines: vec![line] }
+    Append { fence: None, execute_id, attempt: 1, base, lines: vec![line] }
 }
 
 fn finish(execute_id: ExecuteId, base: i64) -> Finish {
     let settlement = Settlement::Ended(Ending::Succeeded(input()));
-    Finish { execute_id, attempt: 1, base, tail: Vec::new(), settlement, timeline: Vec::new() }
+    Finish { fence: None, execute_id, attempt: 1, base, tail: Vec::new(), settlement, timeline: Vec::new() }
 }
 
 #[test]

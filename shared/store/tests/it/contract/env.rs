@@ -197,11 +197,12 @@ pub fn lines(texts: &[&str]) -> Vec<LogLine> {
 }
 
 pub fn append(new: &NewExecution, attempt: i32, base: i64, texts: &[&str]) -> Append {
-    Append { execute_id: new.execute_id, attempt, base, lines: lines(texts) }
+    Append { fence: None, execute_id: new.execute_id, attempt, base, lines: lines(texts) }
 }
 
 pub fn finish(new: &NewExecution, claim: &Claim, settlement: Settlement) -> Finish {
     Finish {
+        fence: None,
         execute_id: new.execute_id,
         attempt: claim.attempt,
         base: claim.last_log_id,

@@ -110,7 +110,7 @@ pub async fn a_failure_keeps_its_class_words_exit_code_and_signal(env: Env) {
 
 pub async fn a_yield_spends_nothing_and_is_due_at_once(env: Env) {
     let (new, claim) = env.running().await;
-    assert_eq!(env.settle(&new, &claim, Settlement::Yielded).await.ending, None);
+    assert_eq!(env.settle(&new, &claim, Settlement::YIELDED).await.ending, None);
     assert_eq!(env.row(new.execute_id).await.state, State::Delayed);
     assert_eq!(env.claim(&claim_of(&new)).await, ClaimAnswer::NotNow);
     let claim = env.run_again(&new).await;
@@ -153,7 +153,7 @@ pub async fn a_cancel_turns_a_settlement_that_is_no_ending_into_cancelled(env: E
         class: ErrorClass::Sandbox,
         message: "no sandbox".to_owned(),
     };
-    for settlement in [Settlement::Yielded, Settlement::Retried(Duration::ZERO), failed] {
+    for settlement in [Settlement::YIELDED, Settlement::Retried(Duration::ZERO), failed] {
         let (new, claim) = env.running().await;
         env.record.cancel(&new.tenant, new.execute_id).await.unwrap();
         let ending = env.settle(&new, &claim, settlement).await.ending;
@@ -175,7 +175,7 @@ pub async fn the_timeline_keeps_what_happened_in_each_attempt(env: Env) {
         node: node("one").to_string(),
     };
     let at: Timestamp = "2026-11-22T10:00:00.000001Z".parse().unwrap();
-    let mut first = finish(&new, &claim, Settlement::Yielded);
+    let mut first = finish(&new, &claim, Settlement::YIELDED);
     first.timeline = vec![event(1, "fetching", at), event(1, "yielded", at)];
     env.finish(&first).await;
     let second = env.run_again(&new).await;

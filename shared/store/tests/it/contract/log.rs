@@ -10,7 +10,7 @@ pub async fn lines_are_numbered_without_gaps_over_batches_and_attempts(env: Env)
     assert_eq!(stored, [Appended::Stored { last_log_id: 2 }]);
     let stored = env.record.append(&[append(&new, 1, 2, &["c"])]).await.unwrap();
     assert_eq!(stored, [Appended::Stored { last_log_id: 3 }]);
-    let mut last = finish(&new, &claim, Settlement::Yielded);
+    let mut last = finish(&new, &claim, Settlement::YIELDED);
     last.base = 3;
     last.tail = super::lines(&["d"]);
     env.finish(&last).await;
@@ -50,7 +50,7 @@ pub async fn a_batch_with_another_base_is_stale(env: Env) {
 
 pub async fn the_log_guard_refuses_a_stale_attempt(env: Env) {
     let (new, claim) = env.running().await;
-    env.settle(&new, &claim, Settlement::Yielded).await;
+    env.settle(&new, &claim, Settlement::YIELDED).await;
     let second = env.run_again(&new).await;
     let answer = env.record.append(&[append(&new, claim.attempt, 0, &["late"])]).await.unwrap();
     assert_eq!(answer, [Appended::Stale]);

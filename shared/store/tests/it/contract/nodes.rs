@@ -11,6 +11,7 @@ const LEASE: Duration = Duration::from_secs(10);
 
 fn info(id: NodeId, slots: u32) -> NodeInfo {
     NodeInfo {
+        labels: std::collections::BTreeMap::new(),
         id,
         address: "10.0.0.1".to_owned(),
         pid: 42,

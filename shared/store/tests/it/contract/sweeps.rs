@@ -109,7 +109,7 @@ pub async fn what_was_dispatched_to_an_empty_queue_is_taken_again(env: Env) {
 
 pub async fn what_is_due_is_queued_and_taken_once(env: Env) {
     let (due, claim) = env.running().await;
-    env.settle(&due, &claim, Settlement::Yielded).await;
+    env.settle(&due, &claim, Settlement::YIELDED).await;
     let (later, claim) = env.running().await;
     env.settle(&later, &claim, Settlement::Retried(seconds(60))).await;
     let taken = env.record.take_due(10).await.unwrap();

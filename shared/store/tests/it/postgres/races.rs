@@ -149,7 +149,7 @@ async fn a_log_stays_dense_while_attempts_take_over_from_each_other() {
                 }
             });
             let yielding = async {
-                let mut settle = finish(new, &claim, Settlement::Yielded);
+                let mut settle = finish(new, &claim, Settlement::YIELDED);
                 loop {
                     settle.base = env.row(new.execute_id).await.log_lines;
                     if matches!(env.finish(&settle).await, Finished::Stored(_)) {
