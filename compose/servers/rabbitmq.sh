@@ -94,7 +94,11 @@ CONF
     [[ ! -f $dir/extra.conf ]] || cat "$dir/extra.conf" >> "$dir/rabbitmq.conf"
     rabbitmq_environment
     spawn epmd -port "$epmd_port" -address 127.0.0.1
-    within 10 accepts "$epmd_port" || die "epmd does not listen on port $epmd_port"
+    # It says nothing when another process has its port.
+    if ! within 10 accepts "$epmd_port"; then
+        echo "epmd does not listen on port $epmd_port: is it in use?" >> "$dir/log"
+        return 1
+    fi
     spawn "$sbin/rabbitmq-server"
 }
 
