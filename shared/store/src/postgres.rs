@@ -16,6 +16,7 @@ mod claim;
 mod client;
 mod config;
 mod fail;
+mod fence;
 mod log;
 mod migrate;
 mod model;
@@ -118,16 +119,16 @@ impl Record for Postgres {
 
     async fn take_fence(
         &self,
-        _tenant: &TenantId,
-        _fence: &Fence,
-        _execute_id: ExecuteId,
-        _attempt: i32,
+        tenant: &TenantId,
+        fence: &Fence,
+        execute_id: ExecuteId,
+        attempt: i32,
     ) -> Result<FenceTaken, StoreError> {
-        todo!()
+        fence::take(&self.database, tenant, fence, execute_id, attempt).await
     }
 
     async fn highest_fence(&self) -> Result<Option<(i64, i64)>, StoreError> {
-        todo!()
+        fence::highest(&self.database).await
     }
 
     async fn cancel(

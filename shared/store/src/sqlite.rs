@@ -10,6 +10,7 @@
 mod accept;
 mod claim;
 mod fail;
+mod fence;
 mod finish;
 mod model;
 mod node;
@@ -112,16 +113,18 @@ impl Record for Sqlite {
 
     async fn take_fence(
         &self,
-        _tenant: &TenantId,
-        _fence: &Fence,
-        _execute_id: ExecuteId,
-        _attempt: i32,
+        tenant: &TenantId,
+        fence: &Fence,
+        execute_id: ExecuteId,
+        attempt: i32,
     ) -> Result<FenceTaken, StoreError> {
-        todo!()
+        let (tenant, fence) = (tenant.clone(), fence.clone());
+        let take = move |c: &_, now| fence::take(c, now, &tenant, &fence, execute_id, attempt);
+        self.threads.write("take_fence", take).await
     }
 
     async fn highest_fence(&self) -> Result<Option<(i64, i64)>, StoreError> {
-        todo!()
+        self.threads.read("highest_fence", |c, _| fence::highest(c)).await
     }
 
     async fn cancel(

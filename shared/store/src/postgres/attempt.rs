@@ -8,6 +8,7 @@ use tokio_postgres::Row;
 use uuid::Uuid;
 
 use super::client::{Database, statement};
+use super::fence::Fences;
 use super::log::{Lines, count};
 use super::row::{Columns, columns, delay_seconds, seconds};
 use super::words::CANCELLED;
@@ -41,9 +42,11 @@ impl<'a> Settled<'a> {
                 result: ending.result().map(|payload| &payload.bytes[..]),
                 ..Self::default()
             },
-            Settlement::Yielded { delay, .. } => {
-                Self { settlement: "yielded", delay: delay_seconds(*delay), ..Self::default() }
-            }
+            Settlement::Yielded { delay, is_waiting } => Self {
+                settlement: if *is_waiting { "waiting" } else { "yielded" },
+                delay: delay_seconds(*delay),
+                ..Self::default()
+            },
             Settlement::Retried(delay) => {
                 Self { settlement: "retried", delay: delay_seconds(*delay), ..Self::default() }
             }
@@ -69,6 +72,7 @@ pub(super) async fn finish(database: &Database, batch: &[Finish]) -> Result<Vec<
     // Structs of strings, numbers and times: this cannot fail.
     let timelines: Vec<Value> =
         batch.iter().map(|finish| serde_json::to_value(&finish.timeline).unwrap_or_default()).collect();
+    let fences = Fences::of(batch.iter().map(|finish| finish.fence.as_ref()));
     let lines = Lines::of(batch.iter().map(|finish| finish.tail.as_slice()));
     let rows = database
         .rows(
@@ -97,6 +101,9 @@ pub(super) async fn finish(database: &Database, batch: &[Finish]) -> Result<Vec<
                 &limits::FAILURES_MAX,
                 &CANCELLED.class.label(),
                 &CANCELLED.message,
+                &fences.keys,
+                &fences.generations,
+                &fences.numbers,
             ],
         )
         .await?;

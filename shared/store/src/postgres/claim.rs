@@ -94,7 +94,7 @@ fn answer(row: &Row) -> Result<Option<ClaimAnswer>, StoreError> {
             attempt: row.get("attempt")?,
             last_log_id: row.get("last_log_id")?,
             version: row.version()?,
-            waited: Duration::ZERO,
+            waited: Duration::from_secs_f64(row.get("waited")?),
             retries: row.get("retries")?,
             failures: row.get("failures")?,
             deadline_in: row.get::<Option<f64>>("deadline_in")?.map(Duration::from_secs_f64),

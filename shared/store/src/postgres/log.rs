@@ -6,6 +6,7 @@ use tokio_postgres::Row;
 use uuid::Uuid;
 
 use super::client::{Database, statement};
+use super::fence::Fences;
 use super::row::{Columns, columns};
 use crate::{Append, Appended, LoggedLine, StoreError};
 
@@ -48,6 +49,7 @@ pub(super) fn count(lines: &[LogLine]) -> i64 {
 pub(super) async fn append(database: &Database, batch: &[Append]) -> Result<Vec<Appended>, StoreError> {
     let (ids, attempts, bases, counts) = columns!(batch => |append|
         append.execute_id.as_uuid(), append.attempt, append.base, count(&append.lines));
+    let fences = Fences::of(batch.iter().map(|append| append.fence.as_ref()));
     let lines = Lines::of(batch.iter().map(|append| append.lines.as_slice()));
     let rows = database
         .rows(
@@ -63,6 +65,9 @@ pub(super) async fn append(database: &Database, batch: &[Append]) -> Result<Vec<
                 &lines.times,
                 &lines.texts,
                 &lines.continues,
+                &fences.keys,
+                &fences.generations,
+                &fences.numbers,
             ],
         )
         .await?;

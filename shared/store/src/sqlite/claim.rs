@@ -1,6 +1,7 @@
 //! Claiming, and how an execution ends.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use domain::{Ending, ErrorClass, Failure, Payload, State};
 use protocol::http::TimelineEvent;
@@ -30,6 +31,7 @@ struct Known {
     claim: Claim,
     /// No later than it was dispatched, if somebody dispatched it.
     dispatched_at: i64,
+    waiting_since: Option<i64>,
 }
 
 pub(super) fn claim(c: &Connection, now: i64, batch: &[ClaimRequest]) -> Result<Vec<ClaimAnswer>, Fail> {
@@ -60,7 +62,7 @@ pub(super) fn claim(c: &Connection, now: i64, batch: &[ClaimRequest]) -> Result<
 fn read(c: &Connection, request: &ClaimRequest) -> Result<Option<Known>, Fail> {
     let sql = "select id, tenant, input_digest, state, attempt, cancel_requested, deadline, claim_id, \
          reply_addresses, last_log_id, version, retries, failures, claimed_at, \
-         coalesce(dispatched_at, accepted_at) from execution where execute_id = ?1";
+         coalesce(dispatched_at, accepted_at), waiting_since from execution where execute_id = ?1";
     find(c, sql, [id_bytes(request.request.execute_id)], |row| {
         let attempt = row.get(4)?;
         Ok(Known {
@@ -77,13 +79,14 @@ fn read(c: &Connection, request: &ClaimRequest) -> Result<Option<Known>, Fail> {
                 attempt,
                 last_log_id: row.get(9)?,
                 version: version(row, 10)?,
-                waited: std::time::Duration::ZERO,
+                waited: Duration::ZERO,
                 retries: row.get(11)?,
                 failures: row.get(12)?,
                 deadline_in: None,
                 claimed_at: maybe_time(row, 13)?.unwrap_or_default(),
             },
             dispatched_at: row.get(14)?,
+            waiting_since: row.get(15)?,
         })
     })
 }
@@ -177,8 +180,13 @@ fn start(c: &Connection, now: i64, claim: &ClaimRequest, row: &Known) -> Result<
 }
 
 fn granted(row: &Known, now: i64) -> Claim {
-    let left = |deadline: i64| std::time::Duration::from_micros((deadline - now).max(0).unsigned_abs());
-    Claim { deadline_in: row.deadline.map(left), ..row.claim.clone() }
+    let left = |deadline: i64| Duration::from_micros((deadline - now).max(0).unsigned_abs());
+    let waited = row.waiting_since.map_or(0, |since| (now - since).max(0));
+    Claim {
+        deadline_in: row.deadline.map(left),
+        waited: Duration::from_micros(waited.unsigned_abs()),
+        ..row.claim.clone()
+    }
 }
 
 fn end_here(c: &Connection, now: i64, row: &Known, ending: Ending) -> Result<ClaimAnswer, Fail> {
@@ -215,7 +223,7 @@ pub(super) fn end(c: &Connection, now: i64, key: i64, ending: &Ending, also: &Al
     run(
         c,
         "update execution set state = ?2, finished_at = ?3, error_class = ?4, error = ?5, exit_code = ?6,
-             signal = ?7, leased_until = null, not_before = null, next_dispatch_at = null,
+             signal = ?7, leased_until = null, waiting_since = null, not_before = null, next_dispatch_at = null,
              last_log_id = coalesce(?8, last_log_id), settled_attempt = coalesce(?9, settled_attempt),
              failures = coalesce(?10, failures), timeline = timeline || ?11
          where id = ?1",

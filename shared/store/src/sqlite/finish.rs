@@ -7,6 +7,7 @@ use rusqlite::{Connection, params};
 
 use super::claim::{Also, cancelled, conclusion_of, end};
 use super::fail::Fail;
+use super::fence;
 use super::row::{find, id_bytes, parsed, reply_addresses, run, timeline_text, us, value};
 use crate::{Append, Appended, CancelAnswer, Conclusion, Finish, Finished, Renewal, Settlement};
 
@@ -21,6 +22,9 @@ fn append_one(c: &Connection, append: &Append) -> Result<Appended, Fail> {
     let Some(last) = value::<i64>(c, sql, by)? else { return Ok(Appended::Stale) };
     let next = append.base + append.lines.len() as i64;
     if last == append.base {
+        if !fence::allows(c, append.execute_id, append.fence.as_ref())? {
+            return Ok(Appended::Stale);
+        }
         insert_lines(c, append.execute_id, append.attempt, append.base, &append.lines)?;
         run(
             c,
@@ -99,7 +103,8 @@ fn finish_one(c: &Connection, now: i64, finish: &Finish) -> Result<Finished, Fai
         let is_repeat = held.settled_attempt == Some(finish.attempt);
         return if is_repeat { stored(conclusion_of(c, held.key)?) } else { Ok(Finished::Stale) };
     }
-    if held.last_log_id != finish.base {
+    let is_allowed = fence::allows(c, finish.execute_id, finish.fence.as_ref())?;
+    if held.last_log_id != finish.base || !is_allowed {
         return Ok(Finished::Stale);
     }
     insert_lines(c, finish.execute_id, finish.attempt, finish.base, &finish.tail)?;
@@ -145,7 +150,8 @@ fn settle(c: &Connection, now: i64, finish: &Finish, held: &Held) -> Result<Opti
     run(
         c,
         "update execution set state = 'delayed', not_before = ?2, leased_until = null, last_log_id = ?3,
-             settled_attempt = ?4, retries = ?5, failures = ?6, timeline = timeline || ?7
+             settled_attempt = ?4, retries = ?5, failures = ?6, timeline = timeline || ?7,
+             waiting_since = case when ?8 then coalesce(waiting_since, claimed_at) end
          where id = ?1",
         params![
             held.key,
@@ -155,6 +161,8 @@ fn settle(c: &Connection, now: i64, finish: &Finish, held: &Held) -> Result<Opti
             held.retries + retried,
             failures,
             timeline_text(&finish.timeline),
+            // It has waited since the first of the attempts that only waited.
+            matches!(finish.settlement, Settlement::Yielded { is_waiting: true, .. }),
         ],
     )?;
     Ok(None)

@@ -185,7 +185,7 @@ fn rescue_one(
     run(
         c,
         "update execution set state = 'delayed', not_before = ?2, leased_until = null, failures = ?3,
-             timeline = timeline || ?4
+             waiting_since = null, timeline = timeline || ?4
          where id = ?1",
         params![key, now + us(RESCUE_DELAYS[index]), failures, timeline_text(&timeline)],
     )?;

@@ -113,6 +113,7 @@ select
     -- (`greatest` passes over a null.)
     case when n.deadline is not null
         then greatest(extract(epoch from n.deadline - clock_timestamp()), 0)::float8 end as deadline_in,
+    greatest(extract(epoch from clock_timestamp() - n.waiting_since), 0)::float8 as waited,
     n.error_class, n.error, n.exit_code, n.signal,
     case when v.verdict = 'ended' then n.result_type end as result_type,
     case when v.verdict = 'ended' then n.result end as result

@@ -1,27 +1,40 @@
 -- Settles attempts, with their last log lines.
 --
 -- Arrays of equal length, one element per attempt: $1 execute_id, $2 attempt, $3 base (the last_log_id its worker knows),
--- $4 how many lines, $5 settlement (ended, yielded, retried, failed), $6 the terminal state (ended), $7 delay in seconds
--- (retried, failed), $8 error_class and $9 error (of an ending, or of a failure), $10 exit_code, $11 signal, $12 result_type,
+-- $4 how many lines, $5 settlement (ended, yielded, waiting, retried, failed; waiting is a yield of one that got no lock or limit
+-- yet), $6 the terminal state (ended), $7 delay in seconds (yielded, waiting, retried, failed), $8 error_class and $9 error (of an ending, or of a failure), $10 exit_code, $11 signal, $12 result_type,
 -- $13 result, $14 timeline. One element per line: $15 the place of its attempt (from 1), $16 its place among the lines (from 1),
 -- $17 level, $18 at, $19 line, $20 continues. $21 how many failures are death, $22, $23 error_class and error of a cancelled
--- execution. No id may be twice in it.
+-- execution. One element per attempt again, or none at all if no attempt needs a fence: $24 lock_key (null: it needs none),
+-- $25 generation, $26 number. No id may be twice in it.
 --
 -- One row per attempt, in order: whether it was settled now or before, and the execution's row after it (its result only if it
 -- was settled before). Neither: the attempt is stale.
 with item as (
     select i.*
     from unnest($1::uuid[], $2::int[], $3::int8[], $4::int8[], $5::text[], $6::text[], $7::float8[], $8::text[], $9::text[],
-            $10::int[], $11::int[], $12::text[], $13::bytea[], $14::jsonb[]) with ordinality
+            $10::int[], $11::int[], $12::text[], $13::bytea[], $14::jsonb[], $24::text[], $25::int8[], $26::int8[]) with ordinality
         as i (execute_id, attempt, base, lines, settlement, ended, delay, error_class, error, exit_code, signal,
-            result_type, result, timeline, place)
+            result_type, result, timeline, fence_key, generation, number, place)
 ),
 held as materialized (
     select e.* from execution e where e.execute_id = any($1::uuid[]) order by e.execute_id for no key update
 ),
+-- Their fences, held so that nobody takes a higher one before this is done. (A look without the lock would let a stale holder
+-- write right after its successor took its own.) Whoever takes one waits for nothing else while it has it, so there is no circle.
+fenced as materialized (
+    select f.tenant, f.lock_key, f.generation, f.number
+    from item i
+        join held h using (execute_id)
+        join lock_fence f on f.tenant = h.tenant and f.lock_key = i.fence_key
+    where cardinality($24::text[]) > 0
+    order by f.tenant, f.lock_key for share of f
+),
 -- The guard, and what follows.
 wanted as materialized (
-    select i.*, h.state = 'running' and h.attempt = i.attempt and h.last_log_id = i.base as is_current,
+    select i.*, h.state = 'running' and h.attempt = i.attempt and h.last_log_id = i.base
+            and (i.fence_key is null or (h.tenant, i.fence_key, i.generation, i.number) in (select * from fenced))
+            as is_current,
         case
             when i.settlement = 'ended' then i.ended
             when h.cancel_requested then 'cancelled'
@@ -39,6 +52,9 @@ settled as (
         failures = e.failures + (w.settlement = 'failed')::int,
         leased_by = null,
         leased_until = null,
+        -- It has waited since the first of the attempts that only waited.
+        waiting_since = case when w.state = 'delayed' and w.settlement = 'waiting'
+            then coalesce(e.waiting_since, e.claimed_at) end,
         timeline = e.timeline || w.timeline,
         not_before = case when w.state = 'delayed' then clock_timestamp() + make_interval(secs => w.delay) end,
         dispatched_at = case when w.state = 'delayed' then null else e.dispatched_at end,

@@ -20,6 +20,8 @@ update execution e set
     failures = e.failures + 1,
     leased_by = null,
     leased_until = null,
+    -- It may have got its lock and run.
+    waiting_since = null,
     not_before = case when l.state = 'delayed' then clock_timestamp()
         + case e.failures when 0 then interval '0 s' when 1 then '1 s' else '10 s' end end,
     dispatched_at = case when l.state = 'delayed' then null else e.dispatched_at end,

@@ -9,8 +9,8 @@ use domain::{
 use jiff::Timestamp;
 use protocol::{ReplyAddress, Request};
 use store::{
-    Acceptance, Append, Claim, ClaimAnswer, ClaimRequest, Conclusion, Finish, Finished, NewExecution, Record,
-    Requeue, Settlement,
+    Acceptance, Append, Claim, ClaimAnswer, ClaimRequest, Conclusion, Fence, FenceTaken, Finish, Finished,
+    NewExecution, Record, Requeue, Settlement,
 };
 use uuid::Uuid;
 
@@ -73,6 +73,11 @@ impl Env {
     pub async fn run_again(&self, new: &NewExecution) -> Claim {
         self.record.take_due(100).await.unwrap();
         claimed(self.claim(&claim_of(new)).await)
+    }
+
+    /// Takes a fence for the attempt of `claim`.
+    pub async fn take_fence(&self, new: &NewExecution, claim: &Claim, fence: &Fence) -> FenceTaken {
+        self.record.take_fence(&new.tenant, fence, new.execute_id, claim.attempt).await.unwrap()
     }
 
     pub async fn finish(&self, finish: &Finish) -> Finished {
@@ -198,6 +203,11 @@ pub fn lines(texts: &[&str]) -> Vec<LogLine> {
 
 pub fn append(new: &NewExecution, attempt: i32, base: i64, texts: &[&str]) -> Append {
     Append { fence: None, execute_id: new.execute_id, attempt, base, lines: lines(texts) }
+}
+
+/// A fence of generation 0 or more.
+pub fn fence(key: &str, generation: i64, number: i64) -> Fence {
+    Fence { key: key.parse().unwrap(), generation, number }
 }
 
 pub fn finish(new: &NewExecution, claim: &Claim, settlement: Settlement) -> Finish {

@@ -117,6 +117,23 @@ pub async fn a_yield_spends_nothing_and_is_due_at_once(env: Env) {
     assert_eq!((claim.attempt, claim.retries, claim.failures), (2, 0, 0));
 }
 
+pub async fn a_yield_while_waiting_counts_on_and_any_other_settlement_ends_that(env: Env) {
+    let (new, first) = env.running().await;
+    assert_eq!(first.waited, Duration::ZERO);
+    let waiting = Settlement::Yielded { delay: Duration::from_secs(1), is_waiting: true };
+    env.pass(Duration::from_secs(10)).await;
+    env.settle(&new, &first, waiting.clone()).await;
+    env.pass(Duration::from_secs(5)).await;
+    let second = env.run_again(&new).await;
+    assert!((15..17).contains(&second.waited.as_secs()), "since the first claim: {:?}", second.waited);
+    env.settle(&new, &second, waiting).await;
+    env.pass(Duration::from_secs(5)).await;
+    let third = env.run_again(&new).await;
+    assert!((20..22).contains(&third.waited.as_secs()), "{:?}", third.waited);
+    env.settle(&new, &third, Settlement::YIELDED).await;
+    assert_eq!(env.run_again(&new).await.waited, Duration::ZERO, "it had stopped waiting");
+}
+
 pub async fn a_retry_waits_and_counts(env: Env) {
     let (new, claim) = env.running().await;
     env.settle(&new, &claim, Settlement::Retried(Duration::from_secs(60))).await;

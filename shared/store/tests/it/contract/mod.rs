@@ -3,6 +3,7 @@
 mod accept;
 mod claim;
 mod env;
+mod fences;
 mod finish;
 mod life;
 mod log;
@@ -14,8 +15,8 @@ mod reading;
 mod sweeps;
 
 pub use env::{
-    Env, Fixture, append, claim_of, claimed, direct, failed, finish, lines, new_execution, node, requeue_of,
-    succeeded, text,
+    Env, Fixture, append, claim_of, claimed, direct, failed, fence, finish, lines, new_execution, node,
+    requeue_of, succeeded, text,
 };
 pub use on_postgres::{OnPostgres, connect};
 
@@ -84,11 +85,22 @@ contract! {
         the_finish_guard_refuses_a_base_it_does_not_know,
         a_failure_keeps_its_class_words_exit_code_and_signal,
         a_yield_spends_nothing_and_is_due_at_once,
+        a_yield_while_waiting_counts_on_and_any_other_settlement_ends_that,
         a_retry_waits_and_counts,
         our_own_failures_count_and_the_last_is_death,
         a_cancel_turns_a_settlement_that_is_no_ending_into_cancelled,
         the_timeline_keeps_what_happened_in_each_attempt,
         a_batch_of_settlements_answers_in_its_order,
+    ;
+    fences:
+        a_fence_is_taken_once_and_only_a_higher_one_replaces_it,
+        a_repeated_fence_stands_and_the_same_number_of_another_attempt_does_not,
+        a_fence_is_taken_only_for_an_attempt_that_runs,
+        a_raised_generation_is_higher_than_any_number,
+        keys_and_tenants_have_fences_of_their_own,
+        a_stale_holder_writes_no_line_and_no_ending,
+        a_batch_with_and_without_fences_answers_in_its_order,
+        a_settlement_that_was_stored_is_repeated_whatever_its_fence_is_now,
     ;
     life:
         a_queued_execution_is_cancelled_at_once_and_never_runs,

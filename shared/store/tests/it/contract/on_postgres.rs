@@ -86,6 +86,7 @@ impl Fixture for OnPostgres {
                     "renewed_at",
                     "leased_until",
                     "finished_at",
+                    "waiting_since",
                 ][..],
             ),
             ("idempotency_key", &["expires_at"]),

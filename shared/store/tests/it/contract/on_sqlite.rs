@@ -48,6 +48,7 @@ impl Fixture for OnSqlite {
                     "renewed_at",
                     "leased_until",
                     "finished_at",
+                    "waiting_since",
                 ][..],
             ),
             ("queue_mark", &["dispatched_at"]),

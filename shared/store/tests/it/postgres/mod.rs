@@ -1,6 +1,7 @@
 //! What is special about PostgreSQL: its races, its schema, its links.
 
 mod faults;
+mod fences;
 mod links;
 mod migrations;
 mod races;
