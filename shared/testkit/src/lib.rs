@@ -4,6 +4,7 @@
 //!   test with advice; it never skips. [`fresh_name`] is how a test gets a schema, queue prefix, znode or key prefix of its own.
 //! - [`Server`]: a server that one test owns, to kill, freeze and restart. Such tests live in a module named `faults`:
 //!   `compose/test` runs those one after another.
+//! - [`House`]: the whole system as processes of the real binary.
 //! - [`Proxy`]: a link that can be slow, cut, silent, or lose answers.
 //! - [`S3Server`]: the S3 protocol in this process, also as the binary `s3-server`.
 //! - [`eventually()`]: waiting for a named condition, in the place of sleeping long enough.
@@ -14,12 +15,14 @@
 
 mod eventually;
 pub mod history;
+mod house;
 mod proxy;
 mod s3;
 mod server;
 mod servers;
 
 pub use eventually::{eventually, eventually_some};
+pub use house::{Addresses, House, Shape};
 pub use proxy::{Fault, Proxy};
 pub use s3::{S3Server, serve_s3};
 pub use server::{Server, ServerKind};
