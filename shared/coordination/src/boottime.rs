@@ -29,6 +29,12 @@ impl Boottime {
         Self(self.0.saturating_add(u64::try_from(later.as_nanos()).unwrap_or(u64::MAX)))
     }
 
+    /// The moment `earlier` before this one.
+    #[must_use]
+    pub fn before(self, earlier: Duration) -> Self {
+        Self(self.0.saturating_sub(u64::try_from(earlier.as_nanos()).unwrap_or(u64::MAX)))
+    }
+
     /// How long after `earlier` it is; zero if it is not.
     #[must_use]
     pub const fn since(self, earlier: Self) -> Duration {

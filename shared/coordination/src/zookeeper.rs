@@ -20,6 +20,10 @@
 
 mod announcement;
 mod election;
+mod entry;
+mod lease;
+mod place;
+mod queue;
 mod session;
 mod watching;
 
@@ -31,7 +35,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use domain::{Digest, LimitName, NodeName, TenantId};
 use protocol::{BundleState, NodeInfo, NodeSettings};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
@@ -44,6 +48,7 @@ use crate::{
     Queue, Refused, VersionNotice,
 };
 use announcement::Announced;
+use lease::Lease;
 use session::{Connection, Failure};
 
 /// Which ensemble, and where in it.
@@ -70,6 +75,11 @@ struct Shared {
     view: View,
     /// `None` while there is none.
     connection: watch::Sender<Option<Connection>>,
+    /// The session that is not known to be over; 0 while there is none.
+    session_id: watch::Sender<i64>,
+    lease: Lease,
+    /// Bounds the places in queues.
+    places: Arc<Semaphore>,
     watches_versions: AtomicBool,
     /// Ends the tasks that use the session, which ends last.
     closing: CancellationToken,
@@ -92,6 +102,9 @@ impl ZooKeeper {
             config: config.clone(),
             view: View::new(),
             connection: watch::Sender::new(None),
+            session_id: watch::Sender::new(0),
+            lease: Lease::new(),
+            places: Arc::new(Semaphore::new(place::PLACES_MAX)),
             watches_versions: AtomicBool::new(false),
             closing: ending.child_token(),
             tasks: TaskTracker::new(),
@@ -100,6 +113,7 @@ impl ZooKeeper {
         });
         shared.session.spawn(session::supervise(Arc::clone(&shared)));
         shared.spawn(watching::nodes(Arc::clone(&shared)));
+        shared.spawn(lease::keep(Arc::clone(&shared)));
         Self { shared, _ends_tasks: ending.drop_guard() }
     }
 }
@@ -134,6 +148,17 @@ impl Shared {
                 std::future::pending::<()>().await;
             }
         }
+    }
+
+    /// Ends when `session` is known to be over.
+    async fn session_over(&self, session: i64) {
+        drop(self.session_id.subscribe().wait_for(|now| *now != session).await);
+    }
+
+    /// The connection that is there now.
+    fn connection_now(&self) -> Result<Connection, CoordinationError> {
+        let connection = self.connection.borrow().clone();
+        connection.ok_or(CoordinationError::Away("there is no connection to ZooKeeper"))
     }
 
     /// Ends when `of` is no longer the connection.
@@ -184,23 +209,27 @@ impl Coordination for ZooKeeper {
 
     async fn enter(
         &self,
-        _what: &Contended,
-        _contender: &Contender,
-        _waiters_max: u32,
+        what: &Contended,
+        contender: &Contender,
+        waiters_max: u32,
     ) -> Result<Place, Refused> {
-        todo!()
+        place::enter(&self.shared, what, contender, waiters_max).await
     }
 
-    async fn queue(&self, _tenant: &TenantId, _what: &Contended) -> Result<Queue, CoordinationError> {
-        todo!()
+    async fn queue(&self, tenant: &TenantId, what: &Contended) -> Result<Queue, CoordinationError> {
+        let session = self.shared.connection_now()?.session;
+        let read = queue::read(&session, &queue::Place::of(tenant, what), what).await;
+        read.map_err(|failure| failure.at("read a queue"))
     }
 
-    async fn limits(&self, _tenant: &TenantId) -> Result<Vec<LimitName>, CoordinationError> {
-        todo!()
+    async fn limits(&self, tenant: &TenantId) -> Result<Vec<LimitName>, CoordinationError> {
+        let session = self.shared.connection_now()?.session;
+        queue::limits(&session, tenant).await.map_err(|failure| failure.at("list the limits"))
     }
 
     async fn fence_floor(&self) -> Option<i64> {
-        todo!()
+        let session = self.shared.connection_now().ok()?.session;
+        lease::beat(&self.shared, &session).await.ok()
     }
 
     fn settings(&self) -> watch::Receiver<Arc<BTreeMap<NodeName, NodeSettings>>> {

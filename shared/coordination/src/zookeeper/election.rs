@@ -76,7 +76,7 @@ async fn follow(
         let standing = standing(session, &directory).await?;
         let Some(at) = standing.iter().position(|name| name.starts_with(&candidate.name)) else {
             let path = format!("{directory}/{}", candidate.name);
-            session.create_sequential(&path, candidate.holder.as_bytes()).await?;
+            drop(session.create_sequential(&path, candidate.holder.as_bytes()).await?);
             continue;
         };
         let path = format!("{directory}/{}", standing[at]);

@@ -35,6 +35,8 @@ pub(super) struct Connection {
 pub(super) struct Session {
     client: Client,
     root: Arc<str>,
+    /// Who may do what with the znodes it makes.
+    acls: Acls<'static>,
 }
 
 /// Why an operation failed.
@@ -115,12 +117,12 @@ impl Session {
 
     /// Makes `path` and what is above it, if it is not there.
     pub(super) async fn make_directory(&self, path: &str) -> Result<(), Failure> {
-        call(self.client.mkdir(path, &CreateMode::Persistent.with_acls(Acls::anyone_all()))).await
+        call(self.client.mkdir(path, &CreateMode::Persistent.with_acls(self.acls))).await
     }
 
     /// There already is done already.
     pub(super) async fn create_persistent(&self, path: &str, data: &[u8]) -> Result<(), Failure> {
-        let options = CreateMode::Persistent.with_acls(Acls::anyone_all());
+        let options = CreateMode::Persistent.with_acls(self.acls);
         match call(self.client.create(path, data, &options)).await {
             Ok(_) | Err(Failure::Refused(Error::NodeExists)) => Ok(()),
             Err(failure) => Err(failure),
@@ -129,7 +131,7 @@ impl Session {
 
     /// Makes an ephemeral node; `false` if there is one already.
     pub(super) async fn create_ephemeral(&self, path: &str, data: &[u8]) -> Result<bool, Failure> {
-        let options = CreateMode::Ephemeral.with_acls(Acls::anyone_all());
+        let options = CreateMode::Ephemeral.with_acls(self.acls);
         match call(self.client.create(path, data, &options)).await {
             Ok(_) => Ok(true),
             Err(Failure::Refused(Error::NodeExists)) => Ok(false),
@@ -137,10 +139,20 @@ impl Session {
         }
     }
 
-    /// Makes an ephemeral node whose name begins with `path`.
-    pub(super) async fn create_sequential(&self, path: &str, data: &[u8]) -> Result<(), Failure> {
-        let options = CreateMode::EphemeralSequential.with_acls(Acls::anyone_all());
-        call(self.client.create(path, data, &options)).await.map(drop)
+    /// Makes a node that the servers delete once it has had children and has none any more. There already is done already.
+    pub(super) async fn create_container(&self, path: &str, data: &[u8]) -> Result<(), Failure> {
+        let options = CreateMode::Container.with_acls(self.acls);
+        match call(self.client.create(path, data, &options)).await {
+            Ok(_) | Err(Failure::Refused(Error::NodeExists)) => Ok(()),
+            Err(failure) => Err(failure),
+        }
+    }
+
+    /// Makes an ephemeral node whose name begins with `path`. Returns its whole path.
+    pub(super) async fn create_sequential(&self, path: &str, data: &[u8]) -> Result<(String, Stat), Failure> {
+        let options = CreateMode::EphemeralSequential.with_acls(self.acls);
+        let (stat, sequence) = call(self.client.create(path, data, &options)).await?;
+        Ok((format!("{path}{sequence}"), stat))
     }
 
     pub(super) async fn find(&self, path: &str) -> Result<Option<(Vec<u8>, Stat)>, Failure> {
@@ -161,6 +173,11 @@ impl Session {
         Ok(if_there(call(self.client.list_children(path)).await)?.unwrap_or_default())
     }
 
+    /// As [`Session::list`], with a watch that fires once when a child is made or deleted.
+    pub(super) async fn watch_list(&self, path: &str) -> Result<(Vec<String>, OneshotWatcher), Failure> {
+        call(self.client.list_and_watch_children(path)).await
+    }
+
     /// A watch on everything below `path`. It may lose events over a reconnect (ZOOKEEPER-4698).
     pub(super) async fn watch_below(&self, path: &str) -> Result<PersistentWatcher, Failure> {
         call(self.client.watch(path, zookeeper_client::AddWatchMode::PersistentRecursive)).await
@@ -169,6 +186,16 @@ impl Session {
     /// Replaces the data of a node that still has `version`.
     pub(super) async fn replace(&self, path: &str, data: &[u8], version: i32) -> Result<(), Failure> {
         call(self.client.set_data(path, data, Some(version))).await.map(drop)
+    }
+
+    /// Writes the (empty) data of the ephemeral node at `path`, making it if need be: a majority of the servers agrees that
+    /// this session lives. Returns the number of that write.
+    pub(super) async fn touch(&self, path: &str) -> Result<i64, Failure> {
+        if let Some(stat) = if_there(call(self.client.set_data(path, b"", None)).await)? {
+            return Ok(stat.mzxid);
+        }
+        let options = CreateMode::Ephemeral.with_acls(self.acls);
+        call(self.client.create(path, b"", &options)).await.map(|(stat, _)| stat.mzxid)
     }
 
     /// Gone already is done already.
@@ -193,7 +220,8 @@ pub(super) async fn supervise(shared: Arc<Shared>) {
             Ok(client) => {
                 failures = 0;
                 counter!(SESSIONS).increment(1);
-                let session = Session { client, root: Arc::clone(&root) };
+                let session = Session { client, root: Arc::clone(&root), acls: Acls::anyone_all() };
+                shared.session_id.send_replace(session.id());
                 if serve(&shared, session, &mut epoch).await == Served::Ended {
                     return;
                 }
@@ -255,6 +283,7 @@ async fn serve(shared: &Shared, session: Session, epoch: &mut u64) -> Served {
             // Terminal: the watcher would never return again.
             SessionState::Expired | SessionState::AuthFailed | SessionState::Closed => {
                 lose(shared);
+                shared.session_id.send_replace(0);
                 return Served::Expired;
             }
         }

@@ -30,6 +30,8 @@ macro_rules! contract {
     };
 }
 
+mod locks;
+
 contract! {
     who_joins_is_seen_by_all_until_it_leaves,
     what_a_node_says_of_itself_is_replaced,

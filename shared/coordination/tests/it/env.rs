@@ -4,8 +4,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use coordination::record::{RecordCoordination, RecordCoordinationConfig};
 use coordination::zookeeper::{ZooKeeper, ZooKeeperConfig};
-use coordination::{Coordination, Lead, Link, VersionNotice};
-use domain::{Digest, Manifest, NodeId, TenantId};
+use coordination::{Contended, Contender, Coordination, Lead, Link, Place, VersionNotice};
+use domain::{Digest, ExecuteId, Manifest, NodeId, TenantId};
 use protocol::NodeInfo;
 use store::sqlite::{Sqlite, SqliteConfig};
 use store::{PushVersion, Record};
@@ -143,4 +143,39 @@ pub async fn leads(lead: &mut watch::Receiver<Lead>, who: &str) -> i64 {
         Lead::Yes { fence } => fence,
         Lead::No => unreachable!(),
     }
+}
+
+/// A lock.
+pub fn lock(key: &str) -> Contended {
+    Contended::Lock(key.parse().unwrap())
+}
+
+/// A limit.
+pub fn limit(name: &str, max: u32) -> Contended {
+    Contended::Limit { name: name.parse().unwrap(), max }
+}
+
+/// An execution that nobody has seen before.
+pub fn contender() -> Contender {
+    Contender {
+        tenant: TenantId::default(),
+        execute_id: ExecuteId::new(1_700_000_000_000),
+        attempt: 1,
+        node: node("one", 1).id,
+        since: "2026-01-01T00:00:00Z".parse().unwrap(),
+    }
+}
+
+/// A place at the end of the queue.
+pub async fn enter(of: &Arc<dyn Coordination>, what: &Contended) -> Place {
+    of.enter(what, &contender(), 10_000).await.unwrap()
+}
+
+/// Nobody has it and nobody waits: nothing was left behind.
+pub async fn settled(of: &Arc<dyn Coordination>, what: &Contended) {
+    testkit::eventually("the queue is empty", LIMIT, async || {
+        let queue = of.queue(&TenantId::default(), what).await;
+        queue.is_ok_and(|queue| queue.holders.is_empty() && queue.waiters.is_empty())
+    })
+    .await;
 }
