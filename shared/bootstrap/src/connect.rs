@@ -8,7 +8,7 @@ use broker::embedded::Embedded;
 use broker::rabbitmq::{RabbitMq, RabbitMqConfig};
 use coordination::Coordination;
 use coordination::record::{RecordCoordination, RecordCoordinationConfig};
-use coordination::zookeeper::{ZooKeeper, ZooKeeperConfig};
+use coordination::zookeeper::{ZooKeeper, ZooKeeperConfig, ZooKeeperCredential};
 use store::postgres::{Postgres, PostgresConfig};
 use store::sqlite::{Sqlite, SqliteConfig};
 use store::{Record, Recovery};
@@ -129,10 +129,28 @@ async fn connect_coordination(
                 servers: settings.servers.clone(),
                 root: settings.root.clone(),
                 session_ms: settings.session_ms,
+                credential: zookeeper_credential(settings)?,
             };
             Ok(Arc::new(ZooKeeper::connect(&config)))
         }
     }
+}
+
+fn zookeeper_credential(
+    settings: &CoordinationSettings,
+) -> Result<Option<ZooKeeperCredential>, ConfigurationError> {
+    let CoordinationSettings { user, password, password_file, .. } = settings;
+    if user.is_empty() {
+        if password.is_empty() && password_file.is_none() {
+            return Ok(None);
+        }
+        return Err(ConfigurationError::new("coordination.password is set: set coordination.user as well"));
+    }
+    if user.contains(':') {
+        return Err(ConfigurationError::new("coordination.user: it must not contain a colon"));
+    }
+    let password = password.or_file("coordination.password", password_file.as_deref())?;
+    Ok(Some(ZooKeeperCredential { user: user.clone(), password }))
 }
 
 fn connect_artifacts(settings: &ArtifactsSettings) -> Result<Artifacts, ConfigurationError> {

@@ -115,6 +115,12 @@ pub struct CoordinationSettings {
     pub root: String,
     /// How long what a process announced outlives its last sign of life, in milliseconds.
     pub session_ms: u64,
+    /// `zookeeper`: the user of the credential that closes everything under the root; empty for none.
+    pub user: String,
+    /// `zookeeper`: its password.
+    pub password: Secret,
+    /// `zookeeper`: a file that holds the password, readable by its owner only.
+    pub password_file: Option<PathBuf>,
 }
 
 /// On what the coordination stands.
@@ -135,6 +141,9 @@ impl Default for CoordinationSettings {
             servers: "127.0.0.1:2181".to_owned(),
             root: "/gantry".to_owned(),
             session_ms: 10_000,
+            user: String::new(),
+            password: Secret::default(),
+            password_file: None,
         }
     }
 }

@@ -5,6 +5,13 @@
 //! | `nodes/<name>` | ephemeral | the [`NodeInfo`] of the node, as JSON |
 //! | `models/<model>/<version>` | persistent | the [`VersionNotice`], as JSON |
 //! | `leader/<what>/_c_<uuid>-latch-<sequence>` | ephemeral, sequential | who stands for election |
+//! | `sessions/<session>` | ephemeral | nothing: it is written to, as a heartbeat, while locks are wanted |
+//! | `locks/<key>/_c_<uuid>-lock-<sequence>` | ephemeral, sequential | the key in clear and the [`Contender`], as JSON |
+//! | `limits/<name>/locks/_c_<uuid>-lock-<sequence>` | the same | the same, of who may take the next lease |
+//! | `limits/<name>/leases/_c_<uuid>-lease-<sequence>` | the same | the same, of who has a lease |
+//!
+//! `<key>` and `<name>` are hashed with the tenant ([`domain::LockKey::path_part`]). The znodes of locks are named and
+//! ordered as Curator's `InterProcessMutex` does it, those of limits as its `InterProcessSemaphoreV2`.
 //!
 //! `session` keeps one session alive for ever and says when it is connected. Everything else is a task that *reconciles*:
 //! whenever a connection is made (again, or under a new session) and every 30 s it reads what is there and makes it what
@@ -18,6 +25,7 @@
 //! There is no TLS to ZooKeeper: the client crate ties it to a second cryptography provider (aws-lc), and the whole tree
 //! has one (ring). Keep the ensemble on a network of its own, or put a TLS tunnel in front of it.
 
+mod access;
 mod announcement;
 mod election;
 mod entry;
@@ -47,6 +55,7 @@ use crate::{
     BundleNotice, Contended, Contender, Coordination, CoordinationError, Lead, Link, Membership, Place,
     Queue, Refused, VersionNotice,
 };
+pub use access::ZooKeeperCredential;
 use announcement::Announced;
 use lease::Lease;
 use session::{Connection, Failure};
@@ -60,6 +69,8 @@ pub struct ZooKeeperConfig {
     pub root: String,
     /// How long a session outlives its last heartbeat, in milliseconds. The servers clamp it to 2 to 20 of their ticks.
     pub session_ms: u64,
+    /// Closes everything under the root to all who have another one, or none.
+    pub credential: Option<ZooKeeperCredential>,
 }
 
 /// The coordination on ZooKeeper.

@@ -152,6 +152,12 @@ pub const KEYS: &[Key] = &[
         "how long what a process announced outlives its last sign of life, in milliseconds",
         4_000..=60_000,
     ),
+    text(
+        "coordination.user",
+        "`zookeeper`: the user of the credential that closes everything under the root to others",
+    ),
+    text("coordination.password", "`zookeeper`: its password"),
+    text("coordination.password_file", "`zookeeper`: a file that holds the password"),
     // -- artifacts
     text("artifacts.backend", "`directory`, one that all processes see, or `s3`"),
     text("artifacts.path", "`directory`: the directory"),

@@ -46,7 +46,7 @@ An unknown key, a value of the wrong type or out of range stops the process with
 line or the variable, the key, and what would be right. `gantry config` prints what would be used and where each value
 comes from, without secrets.
 
-A key that holds a secret (`url`, `access_key`, `secret_key`) can be given as a file instead: `url_file` and so on. That file
+A key that holds a secret (`url`, `password`, `access_key`, `secret_key`) can be given as a file instead: `url_file` and so on. That file
 must not be readable by others than its owner and group.
 ";
 

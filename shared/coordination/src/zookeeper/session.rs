@@ -9,7 +9,7 @@ use zookeeper_client::{
     Acls, Client, CreateMode, Error, OneshotWatcher, PersistentWatcher, SessionState, Stat, StateWatcher,
 };
 
-use super::Shared;
+use super::{Shared, access};
 use crate::metrics::SESSIONS;
 use crate::{CoordinationError, Link};
 
@@ -220,7 +220,11 @@ pub(super) async fn supervise(shared: Arc<Shared>) {
             Ok(client) => {
                 failures = 0;
                 counter!(SESSIONS).increment(1);
-                let session = Session { client, root: Arc::clone(&root), acls: Acls::anyone_all() };
+                let session = Session {
+                    client,
+                    root: Arc::clone(&root),
+                    acls: access::acls(shared.config.credential.as_ref()),
+                };
                 shared.session_id.send_replace(session.id());
                 if serve(&shared, session, &mut epoch).await == Served::Ended {
                     return;
@@ -246,10 +250,22 @@ pub(super) async fn supervise(shared: Arc<Shared>) {
 }
 
 async fn connect(shared: &Shared) -> Result<Client, String> {
-    let connector = Client::connector().with_session_timeout(Duration::from_millis(shared.config.session_ms));
-    match timeout(CONNECT_LIMIT, connector.connect(&shared.config.servers)).await {
-        Ok(Ok(client)) => Ok(client),
-        Ok(Err(error)) => Err(error.to_string()),
+    let config = &shared.config;
+    let mut connector = Client::connector().with_session_timeout(Duration::from_millis(config.session_ms));
+    if let Some(credential) = &config.credential {
+        let proof = format!("{}:{}", credential.user, credential.password);
+        connector = connector.with_auth("digest", proof.as_bytes());
+    }
+    let connected = async {
+        let client = connector.connect(&config.servers).await.map_err(|error| match error {
+            Error::AuthFailed => "the servers refuse the credential".to_owned(),
+            error => error.to_string(),
+        })?;
+        access::check(&client, config.root.trim_end_matches('/'), config.credential.as_ref()).await?;
+        Ok(client)
+    };
+    match timeout(CONNECT_LIMIT, connected).await {
+        Ok(connected) => connected,
         Err(_) => Err(format!("no session after {} s", CONNECT_LIMIT.as_secs())),
     }
 }

@@ -77,7 +77,12 @@ impl OnZooKeeper {
     }
 
     pub fn config(&self) -> ZooKeeperConfig {
-        ZooKeeperConfig { servers: self.servers.clone(), root: self.root.clone(), session_ms: 4_000 }
+        ZooKeeperConfig {
+            servers: self.servers.clone(),
+            root: self.root.clone(),
+            session_ms: 4_000,
+            credential: None,
+        }
     }
 }
 
