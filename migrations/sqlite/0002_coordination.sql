@@ -16,3 +16,43 @@ create index lock_fence_highest on lock_fence (generation, number);
 -- Since when an execution waits for its lock or its limits, over all attempts that gave up waiting.
 alter table execution add column waiting_since integer;
 
+
+
+-- The queues of locks and limits, one row for each who waits or has it, in the order of arrival.
+create table contender (
+    place integer primary key autoincrement,
+    -- Chosen by who enters: entering again with it attaches, and entries counts that.
+    ticket blob not null unique check (length(ticket) = 16),
+    entries integer not null default 1,
+    tenant text not null,
+    kind text not null check (kind in ('lock', 'limit')),
+    name text not null,
+    running_max integer not null check (running_max > 0),
+    contender text not null,
+    leased_until integer not null,
+    -- The fencing number; null while it waits.
+    fence integer
+);
+create unique index contender_queue on contender (tenant, kind, name, place);
+-- Whatever else goes wrong, a lock has one holder.
+create unique index contender_holder on contender (tenant, name) where kind = 'lock' and fence is not null;
+
+-- What operators ask of nodes.
+create table node_setting (
+    node text not null primary key,
+    settings text not null
+) without rowid;
+
+-- What nodes have of bundles: it holds as long as the process that said so renews its lease.
+create table bundle_announcer (
+    announcer blob not null primary key,
+    leased_until integer not null
+) without rowid;
+create table bundle_notice (
+    digest blob not null check (length(digest) = 32),
+    node text not null,
+    announcer blob not null references bundle_announcer (announcer) on delete cascade,
+    state text not null,
+    primary key (digest, node)
+) without rowid;
+create index bundle_notice_announcer on bundle_notice (announcer);

@@ -9,6 +9,7 @@ mod contention;
 mod error;
 mod metrics;
 mod namesake;
+mod notices;
 mod port;
 pub mod record;
 mod view;

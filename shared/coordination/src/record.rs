@@ -1,18 +1,25 @@
 //! The twin of ZooKeeper that stands on the record: for one machine, and for installations that have no ensemble.
 //!
-//! A node is a row with a lease that it renews each third of it; leading is a row with a lease and a fence. Everything
-//! watched is polled. It sees what happens within a poll rather than at once, and promises the same.
+//! A node is a row with a lease that it renews each third of it; leading is a row with a lease and a fence. A lock or a
+//! limit is a queue of rows: the first one (or so many) has it, and each process renews all of its rows with one statement.
+//! Everything watched is polled. It sees what happens within a poll rather than at once, and promises the same. The
+//! leases are reckoned on the database's clock: a clock that is set ahead ends leases early, and then it is the fence
+//! that protects.
 
 mod announcement;
+mod bundles;
+mod place;
+mod tickets;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use domain::{Digest, LimitName, NodeName, TenantId};
 use protocol::{BundleState, NodeInfo, NodeSettings};
-use store::{Record, StoreError};
+use serde::de::DeserializeOwned;
+use store::{ContendedKind, Record, StoreError};
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -20,6 +27,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
 use crate::error::chain;
+use crate::notices::Notices;
 use crate::port::Announcement;
 use crate::view::View;
 use crate::{
@@ -27,13 +35,15 @@ use crate::{
     Queue, Refused, VersionNotice,
 };
 use announcement::Announced;
+use tickets::Tickets;
 
 /// How long what is announced outlives its process.
 #[derive(Debug, Clone)]
 pub struct RecordCoordinationConfig {
-    /// The lease of a node's announcement and of a lead, in milliseconds.
+    /// The lease of a node's announcement, a lead, a lock, a limit and a place in a queue, in milliseconds.
     pub lease_ms: u64,
-    /// How often the nodes are read, in milliseconds; the versions every other time.
+    /// How often nodes, settings and places in queues are read, in milliseconds; versions and bundles every other time,
+    /// the first place of a queue five times as often.
     pub poll_ms: u64,
 }
 
@@ -57,8 +67,17 @@ struct Shared {
     poll: Duration,
     view: View,
     wake: Notify,
+    tickets: Tickets,
+    notices: Notices,
     closing: CancellationToken,
     tasks: TaskTracker,
+}
+
+impl Shared {
+    /// How long a call that renews a lease may take: there is time for another one after it.
+    fn call_limit(&self) -> Duration {
+        self.lease / 3
+    }
 }
 
 impl RecordCoordination {
@@ -73,10 +92,14 @@ impl RecordCoordination {
             poll: Duration::from_millis(config.poll_ms),
             view: View::new(),
             wake: Notify::new(),
+            tickets: Tickets::default(),
+            notices: Notices::default(),
             closing: closing.clone(),
             tasks: TaskTracker::new(),
         });
         shared.tasks.spawn(closing.clone().run_until_cancelled_owned(watch_record(Arc::clone(&shared))));
+        shared.tasks.spawn(tickets::keep(Arc::clone(&shared)));
+        shared.tasks.spawn(bundles::keep(Arc::clone(&shared)));
         Self { shared, _ends_tasks: closing.drop_guard() }
     }
 }
@@ -111,39 +134,48 @@ impl Coordination for RecordCoordination {
 
     async fn enter(
         &self,
-        _what: &Contended,
-        _contender: &Contender,
-        _waiters_max: u32,
+        what: &Contended,
+        contender: &Contender,
+        waiters_max: u32,
     ) -> Result<Place, Refused> {
-        todo!()
+        place::enter(&self.shared, what, contender, waiters_max).await
     }
 
-    async fn queue(&self, _tenant: &TenantId, _what: &Contended) -> Result<Queue, CoordinationError> {
-        todo!()
+    async fn queue(&self, tenant: &TenantId, what: &Contended) -> Result<Queue, CoordinationError> {
+        place::queue(&self.shared, tenant, what).await
     }
 
-    async fn limits(&self, _tenant: &TenantId) -> Result<Vec<LimitName>, CoordinationError> {
-        todo!()
+    async fn limits(&self, tenant: &TenantId) -> Result<Vec<LimitName>, CoordinationError> {
+        let names = self.shared.record.list_contended(tenant, ContendedKind::Limit).await;
+        let names = names.map_err(|error| failed("list the limits", error))?;
+        Ok(names.into_iter().filter_map(|name| name.try_into().ok()).collect())
     }
 
+    /// The highest one dealt: the record deals them itself, so only fences that ZooKeeper dealt before can be higher.
     async fn fence_floor(&self) -> Option<i64> {
-        todo!()
+        self.shared.record.highest_contention_fence().await.ok()
     }
 
     fn settings(&self) -> watch::Receiver<Arc<BTreeMap<NodeName, NodeSettings>>> {
-        todo!()
+        let settings = self.shared.view.settings.subscribe();
+        self.shared.wake.notify_one();
+        settings
     }
 
-    async fn set_node(&self, _node: &NodeName, _settings: &NodeSettings) -> Result<(), CoordinationError> {
-        todo!()
+    async fn set_node(&self, node: &NodeName, settings: &NodeSettings) -> Result<(), CoordinationError> {
+        let set = self.shared.record.set_node(node, settings).await;
+        self.shared.wake.notify_one();
+        set.map_err(|error| failed("note what is asked of a node", error))
     }
 
-    fn announce_bundle(&self, _node: &NodeName, _digest: Digest, _state: Option<BundleState>) {
-        todo!()
+    fn announce_bundle(&self, node: &NodeName, digest: Digest, state: Option<BundleState>) {
+        self.shared.notices.set(node, digest, state);
     }
 
     fn bundles(&self) -> watch::Receiver<Arc<[BundleNotice]>> {
-        todo!()
+        let bundles = self.shared.view.bundles.subscribe();
+        self.shared.wake.notify_one();
+        bundles
     }
 
     fn lead(&self, what: &str, holder: &str) -> watch::Receiver<Lead> {
@@ -167,8 +199,9 @@ const CLOSE_LIMIT: Duration = Duration::from_secs(5);
 /// Reads what is watched, for ever.
 async fn watch_record(shared: Arc<Shared>) {
     let mut poll = 0_u64;
+    let mut unreadable = Unreadable::default();
     loop {
-        let woken = match read(&shared, poll).await {
+        let woken = match read(&shared, poll, &mut unreadable).await {
             Ok(()) => {
                 if shared.view.set_link(Link::Up) {
                     info!("the record answers: the view of the nodes is current");
@@ -183,23 +216,60 @@ async fn watch_record(shared: Arc<Shared>) {
                 false
             }
         };
-        // Whoever wakes us waits for versions.
+        // Whoever wakes us waits for what is read every other time, too.
         poll = if woken { 0 } else { poll + 1 };
     }
 }
 
-async fn read(shared: &Shared, poll: u64) -> Result<(), StoreError> {
-    shared.view.set_nodes(shared.record.list_nodes().await?);
-    if poll.is_multiple_of(2) && shared.view.versions.receiver_count() > 0 {
-        let versions = shared.record.list_versions(&TenantId::default(), None).await?;
+/// What has been warned about, by where it stands: each text once.
+type Unreadable = HashMap<String, String>;
+
+async fn read(shared: &Shared, poll: u64, unreadable: &mut Unreadable) -> Result<(), StoreError> {
+    let (record, view) = (&shared.record, &shared.view);
+    view.set_nodes(record.list_nodes().await?);
+    if view.settings.receiver_count() > 0 {
+        let settings = record.list_node_settings().await?.into_iter().filter_map(|(node, text)| {
+            let settings = parsed(unreadable, format!("settings of node {node}"), text)?;
+            Some((node, settings))
+        });
+        view.set_settings(settings.collect());
+    }
+    if !poll.is_multiple_of(2) {
+        return Ok(());
+    }
+    if view.versions.receiver_count() > 0 {
+        let versions = record.list_versions(&TenantId::default(), None).await?;
         let notice = |row: store::VersionRow| VersionNotice {
             model: row.model,
             version: row.version,
             digest: row.digest,
         };
-        shared.view.set_versions(versions.into_iter().map(notice).collect());
+        view.set_versions(versions.into_iter().map(notice).collect());
+    }
+    if view.bundles.receiver_count() > 0 {
+        let bundles = record.list_bundles().await?.into_iter().filter_map(|row| {
+            let state = parsed(unreadable, format!("bundle {} on node {}", row.digest, row.node), row.state)?;
+            Some(BundleNotice { digest: row.digest, node: row.node, state })
+        });
+        view.set_bundles(bundles.collect());
     }
     Ok(())
+}
+
+fn parsed<T: DeserializeOwned>(unreadable: &mut Unreadable, what: String, text: String) -> Option<T> {
+    match serde_json::from_str(&text) {
+        Ok(value) => {
+            unreadable.remove(&what);
+            Some(value)
+        }
+        Err(error) => {
+            if unreadable.get(&what) != Some(&text) {
+                warn!(what, %error, "a text in the record cannot be read and counts for nothing");
+                unreadable.insert(what, text);
+            }
+            None
+        }
+    }
 }
 
 /// Asks for the lead again and again, until nobody wants to know. Given up, it runs out by itself.

@@ -15,6 +15,7 @@
 //! - **A deadline.** Every call ends in time, with [`StoreError::Timeout`] if need be; its outcome is then unknown, and
 //!   the connection it used is thrown away.
 
+mod contention;
 mod error;
 mod execution;
 pub mod metrics;
@@ -25,6 +26,9 @@ mod record;
 pub mod sqlite;
 mod writer;
 
+pub use contention::{
+    BundleChange, BundleRow, ContendedKind, Entered, NewContender, QueuedContender, Standing,
+};
 pub use error::{Recovery, StoreError};
 pub use execution::{
     Acceptance, AlreadyEnded, Append, Appended, Claim, ClaimAnswer, ClaimRequest, Conclusion, Dispatch,

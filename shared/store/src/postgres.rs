@@ -15,6 +15,7 @@ mod attempt;
 mod claim;
 mod client;
 mod config;
+mod contention;
 mod fail;
 mod fence;
 mod log;
@@ -30,17 +31,18 @@ mod words;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use domain::{Ending, ExecuteId, ModelName, NodeId, Payload, QueueName, TenantId, VersionSelector};
-use protocol::NodeInfo;
+use domain::{Ending, ExecuteId, ModelName, NodeId, NodeName, Payload, QueueName, TenantId, VersionSelector};
+use protocol::{NodeInfo, NodeSettings};
+use uuid::Uuid;
 
 use self::client::Database;
 pub use self::config::PostgresConfig;
 pub use self::migrate::migrate;
 use crate::{
-    Acceptance, Append, Appended, CancelAnswer, ClaimAnswer, ClaimRequest, Conclusion, Dispatch,
-    ExecutionFilter, ExecutionRow, Fence, FenceTaken, Finish, Finished, Leadership, LoggedLine, NewExecution,
-    NodeEvent, NodeEventKind, PushVersion, PushedVersion, Record, Renewal, Requeue, Rescued, StoreError,
-    VersionRow,
+    Acceptance, Append, Appended, BundleChange, BundleRow, CancelAnswer, ClaimAnswer, ClaimRequest,
+    Conclusion, ContendedKind, Dispatch, Entered, ExecutionFilter, ExecutionRow, Fence, FenceTaken, Finish,
+    Finished, Leadership, LoggedLine, NewContender, NewExecution, NodeEvent, NodeEventKind, PushVersion,
+    PushedVersion, QueuedContender, Record, Renewal, Requeue, Rescued, Standing, StoreError, VersionRow,
 };
 
 /// The record in a schema of a PostgreSQL database. Dropping it closes its connections.
@@ -279,6 +281,75 @@ impl Record for Postgres {
 
     async fn count_running(&self) -> Result<Vec<(NodeId, u32)>, StoreError> {
         read::count_running(&self.database).await
+    }
+
+    async fn enter(
+        &self,
+        new: &NewContender,
+        waiters_max: u32,
+        lease: Duration,
+    ) -> Result<Entered, StoreError> {
+        contention::enter(&self.database, new, waiters_max, lease).await
+    }
+
+    async fn stand(&self, tickets: &[Uuid], lease: Duration) -> Result<Vec<Standing>, StoreError> {
+        if tickets.is_empty() {
+            return Ok(Vec::new());
+        }
+        contention::stand(&self.database, tickets, lease).await
+    }
+
+    async fn leave(&self, tickets: &[Uuid]) -> Result<(), StoreError> {
+        if tickets.is_empty() {
+            return Ok(());
+        }
+        contention::leave(&self.database, tickets).await
+    }
+
+    async fn list_contenders(
+        &self,
+        tenant: &TenantId,
+        kind: ContendedKind,
+        name: &str,
+    ) -> Result<Vec<QueuedContender>, StoreError> {
+        contention::list(&self.database, tenant, kind, name).await
+    }
+
+    async fn list_contended(
+        &self,
+        tenant: &TenantId,
+        kind: ContendedKind,
+    ) -> Result<Vec<String>, StoreError> {
+        contention::list_contended(&self.database, tenant, kind).await
+    }
+
+    async fn highest_contention_fence(&self) -> Result<i64, StoreError> {
+        contention::highest_fence(&self.database).await
+    }
+
+    async fn set_node(&self, node: &NodeName, settings: &NodeSettings) -> Result<(), StoreError> {
+        contention::set_node(&self.database, node, settings).await
+    }
+
+    async fn list_node_settings(&self) -> Result<Vec<(NodeName, String)>, StoreError> {
+        contention::list_settings(&self.database).await
+    }
+
+    async fn announce_bundles(
+        &self,
+        announcer: Uuid,
+        changes: &[BundleChange],
+        lease: Duration,
+    ) -> Result<bool, StoreError> {
+        contention::announce_bundles(&self.database, announcer, changes, lease).await
+    }
+
+    async fn withdraw_bundles(&self, announcer: Uuid) -> Result<(), StoreError> {
+        contention::withdraw_bundles(&self.database, announcer).await
+    }
+
+    async fn list_bundles(&self) -> Result<Vec<BundleRow>, StoreError> {
+        contention::list_bundles(&self.database).await
     }
 
     async fn upkeep(&self, fence: i64, days: u32) -> Result<bool, StoreError> {

@@ -1,13 +1,15 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use domain::{Ending, ExecuteId, ModelName, NodeId, Payload, QueueName, TenantId, VersionSelector};
-use protocol::NodeInfo;
+use domain::{Ending, ExecuteId, ModelName, NodeId, NodeName, Payload, QueueName, TenantId, VersionSelector};
+use protocol::{NodeInfo, NodeSettings};
+use uuid::Uuid;
 
 use crate::{
-    Acceptance, Append, Appended, ClaimAnswer, ClaimRequest, Conclusion, Dispatch, ExecutionFilter,
-    ExecutionRow, Fence, FenceTaken, Finish, Finished, Leadership, LoggedLine, NewExecution, NodeEvent,
-    NodeEventKind, PushVersion, PushedVersion, Renewal, Requeue, Rescued, StoreError, VersionRow,
+    Acceptance, Append, Appended, BundleChange, BundleRow, ClaimAnswer, ClaimRequest, Conclusion,
+    ContendedKind, Dispatch, Entered, ExecutionFilter, ExecutionRow, Fence, FenceTaken, Finish, Finished,
+    Leadership, LoggedLine, NewContender, NewExecution, NodeEvent, NodeEventKind, PushVersion, PushedVersion,
+    QueuedContender, Renewal, Requeue, Rescued, Standing, StoreError, VersionRow,
 };
 
 /// The record of executions, logs, models and nodes. See the [crate] for the four rules every operation keeps.
@@ -299,6 +301,94 @@ pub trait Record: Send + Sync + 'static {
     /// # Errors
     /// [`StoreError`].
     async fn count_running(&self) -> Result<Vec<(NodeId, u32)>, StoreError>;
+
+    // --- locks, limits, settings and bundles, for installations without ZooKeeper -----------------------------------
+
+    /// Enters the queue of a lock or a limit at its end, unless `waiters_max` wait in it already, and is granted it at
+    /// once if it is free. The place holds for `lease`, and as long as [`Record::stand`] extends that.
+    ///
+    /// # Errors
+    /// [`StoreError`]; on [`crate::Recovery::Unknown`] it may be in: repeat with the same ticket, or leave.
+    async fn enter(
+        &self,
+        new: &NewContender,
+        waiters_max: u32,
+        lease: Duration,
+    ) -> Result<Entered, StoreError>;
+
+    /// Extends the leases of these contenders by `lease`, takes whoever's lease ran out (and whom nobody extended since)
+    /// out of the queues they wait in, and grants what is free, in the order of arrival. One that is not returned is
+    /// lost. (A lease does not run out before the database has been up for `lease`.)
+    ///
+    /// # Errors
+    /// [`StoreError`]: the old leases hold until they run out; they may have been extended.
+    async fn stand(&self, tickets: &[Uuid], lease: Duration) -> Result<Vec<Standing>, StoreError>;
+
+    /// Takes contenders out of their queues.
+    ///
+    /// # Errors
+    /// [`StoreError`]; repeating is harmless.
+    async fn leave(&self, tickets: &[Uuid]) -> Result<(), StoreError>;
+
+    /// Who has a lock or limit and who waits for it, in the order of arrival.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    async fn list_contenders(
+        &self,
+        tenant: &TenantId,
+        kind: ContendedKind,
+        name: &str,
+    ) -> Result<Vec<QueuedContender>, StoreError>;
+
+    /// The names of the locks or limits that somebody has or waits for.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    async fn list_contended(&self, tenant: &TenantId, kind: ContendedKind)
+    -> Result<Vec<String>, StoreError>;
+
+    /// The highest fencing number that a contender was dealt; 0 if none was.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    async fn highest_contention_fence(&self) -> Result<i64, StoreError>;
+
+    /// Replaces what is asked of a node.
+    ///
+    /// # Errors
+    /// [`StoreError`]; repeating is harmless.
+    async fn set_node(&self, node: &NodeName, settings: &NodeSettings) -> Result<(), StoreError>;
+
+    /// What is asked of nodes, as JSON, by name; those of which nothing is asked are left out.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    async fn list_node_settings(&self) -> Result<Vec<(NodeName, String)>, StoreError>;
+
+    /// Changes some of the notices of the process `announcer` and makes all of them hold for another `lease`. `false` if
+    /// it was not known: only the notices among `changes` are there now.
+    ///
+    /// # Errors
+    /// [`StoreError`]; repeating is harmless.
+    async fn announce_bundles(
+        &self,
+        announcer: Uuid,
+        changes: &[BundleChange],
+        lease: Duration,
+    ) -> Result<bool, StoreError>;
+
+    /// Withdraws all notices of the process `announcer`.
+    ///
+    /// # Errors
+    /// [`StoreError`]: they run out by themselves.
+    async fn withdraw_bundles(&self, announcer: Uuid) -> Result<(), StoreError>;
+
+    /// The notices that have not run out, by bundle and node.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    async fn list_bundles(&self) -> Result<Vec<BundleRow>, StoreError>;
 
     // --- upkeep ----------------------------------------------------------------------------------------------------
 

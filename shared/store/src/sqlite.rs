@@ -9,6 +9,7 @@
 
 mod accept;
 mod claim;
+mod contention;
 mod fail;
 mod fence;
 mod finish;
@@ -26,17 +27,18 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use domain::{Ending, ExecuteId, ModelName, NodeId, Payload, QueueName, TenantId, VersionSelector};
-use protocol::NodeInfo;
+use domain::{Ending, ExecuteId, ModelName, NodeId, NodeName, Payload, QueueName, TenantId, VersionSelector};
+use protocol::{NodeInfo, NodeSettings};
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 use self::node::Upkeep;
 use self::threads::Threads;
 use crate::{
-    Acceptance, Append, Appended, CancelAnswer, ClaimAnswer, ClaimRequest, Conclusion, Dispatch,
-    ExecutionFilter, ExecutionRow, Fence, FenceTaken, Finish, Finished, Leadership, LoggedLine, NewExecution,
-    NodeEvent, NodeEventKind, PushVersion, PushedVersion, Record, Renewal, Requeue, Rescued, StoreError,
-    VersionRow,
+    Acceptance, Append, Appended, BundleChange, BundleRow, CancelAnswer, ClaimAnswer, ClaimRequest,
+    Conclusion, ContendedKind, Dispatch, Entered, ExecutionFilter, ExecutionRow, Fence, FenceTaken, Finish,
+    Finished, Leadership, LoggedLine, NewContender, NewExecution, NodeEvent, NodeEventKind, PushVersion,
+    PushedVersion, QueuedContender, Record, Renewal, Requeue, Rescued, Standing, StoreError, VersionRow,
 };
 
 /// Where the database is.
@@ -291,6 +293,79 @@ impl Record for Sqlite {
 
     async fn count_running(&self) -> Result<Vec<(NodeId, u32)>, StoreError> {
         self.threads.read("count_running", |c, _| node::count_running(c)).await
+    }
+
+    async fn enter(
+        &self,
+        new: &NewContender,
+        waiters_max: u32,
+        lease: Duration,
+    ) -> Result<Entered, StoreError> {
+        let new = new.clone();
+        self.threads.write("enter", move |c, now| contention::enter(c, now, &new, waiters_max, lease)).await
+    }
+
+    async fn stand(&self, tickets: &[Uuid], lease: Duration) -> Result<Vec<Standing>, StoreError> {
+        let tickets = tickets.to_vec();
+        self.threads.write("stand", move |c, now| contention::stand(c, now, &tickets, lease)).await
+    }
+
+    async fn leave(&self, tickets: &[Uuid]) -> Result<(), StoreError> {
+        let tickets = tickets.to_vec();
+        self.threads.write("leave", move |c, _| contention::leave(c, &tickets)).await
+    }
+
+    async fn list_contenders(
+        &self,
+        tenant: &TenantId,
+        kind: ContendedKind,
+        name: &str,
+    ) -> Result<Vec<QueuedContender>, StoreError> {
+        let (tenant, name) = (tenant.clone(), name.to_owned());
+        let list = move |c: &_, now| contention::list_contenders(c, now, &tenant, kind, &name);
+        self.threads.read("list_contenders", list).await
+    }
+
+    async fn list_contended(
+        &self,
+        tenant: &TenantId,
+        kind: ContendedKind,
+    ) -> Result<Vec<String>, StoreError> {
+        let tenant = tenant.clone();
+        let list = move |c: &_, now| contention::list_contended(c, now, &tenant, kind);
+        self.threads.read("list_contended", list).await
+    }
+
+    async fn highest_contention_fence(&self) -> Result<i64, StoreError> {
+        self.threads.read("highest_contention_fence", |c, _| contention::highest_fence(c)).await
+    }
+
+    async fn set_node(&self, node: &NodeName, settings: &NodeSettings) -> Result<(), StoreError> {
+        let (node, settings) = (node.clone(), settings.clone());
+        self.threads.write("set_node", move |c, _| contention::set_node(c, &node, &settings)).await
+    }
+
+    async fn list_node_settings(&self) -> Result<Vec<(NodeName, String)>, StoreError> {
+        self.threads.read("list_node_settings", |c, _| contention::list_settings(c)).await
+    }
+
+    async fn announce_bundles(
+        &self,
+        announcer: Uuid,
+        changes: &[BundleChange],
+        lease: Duration,
+    ) -> Result<bool, StoreError> {
+        let changes = changes.to_vec();
+        let announce = move |c: &_, now| contention::announce_bundles(c, now, announcer, &changes, lease);
+        self.threads.write("announce_bundles", announce).await
+    }
+
+    async fn withdraw_bundles(&self, announcer: Uuid) -> Result<(), StoreError> {
+        self.threads.write("withdraw_bundles", move |c, _| contention::withdraw_bundles(c, announcer)).await
+    }
+
+    async fn list_bundles(&self) -> Result<Vec<BundleRow>, StoreError> {
+        self.threads.read("list_bundles", contention::list_bundles).await
     }
 
     async fn upkeep(&self, fence: i64, _days: u32) -> Result<bool, StoreError> {

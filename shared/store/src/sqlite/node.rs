@@ -6,6 +6,7 @@ use domain::NodeId;
 use protocol::NodeInfo;
 use rusqlite::{Connection, params};
 
+use super::contention;
 use super::fail::Fail;
 use super::row::{find, list, parsed, run, time, us, value};
 use crate::{Leadership, NodeEvent, NodeEventKind};
@@ -98,6 +99,7 @@ pub(super) fn upkeep(c: &Connection, now: i64, fence: i64) -> Result<Upkeep, Fai
     if taken(c, UPKEEP)? != fence {
         return Ok(Upkeep::Stale);
     }
+    contention::forget_lost(c, now)?;
     // The log is one clustered table here: there are no partitions to make.
     let forgotten = run(
         c,
