@@ -16,8 +16,6 @@ create index lock_fence_highest on lock_fence (generation, number);
 -- Since when an execution waits for its lock or its limits, over all attempts that gave up waiting.
 alter table execution add column waiting_since timestamptz;
 
-
-
 -- Where there is no ZooKeeper: the queues of locks and limits, one row for each who waits or has it, in the order of
 -- arrival.
 create table contender (
@@ -100,8 +98,8 @@ begin
 end
 $$;
 
--- Enters a queue at its end, unless so many wait in it already, or the ticket is in it. One row as of stand_in_queues; or
--- with how many wait. No row: it was there and is lost, ask again.
+-- Enters a queue at its end, unless more than `waiters_max` wait in it already; a ticket that is in it attaches. One row as of
+-- stand_in_queues, or with how many wait. No row: it was there and is lost, ask again.
 create function enter_queue(
     entering uuid, of_tenant text, of_kind text, of_name text, most bigint, who jsonb, waiters_max bigint, lease interval
 )
@@ -121,7 +119,7 @@ begin
     if not is_known then
         select count(*) into there from contender c
         where c.tenant = of_tenant and c.kind = of_kind and c.name = of_name and c.leased_until > moment;
-        if there >= most + waiters_max then
+        if there > most + waiters_max then
             return query select null::bigint, null::bigint, there - most;
             return;
         end if;

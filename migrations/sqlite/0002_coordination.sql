@@ -16,8 +16,6 @@ create index lock_fence_highest on lock_fence (generation, number);
 -- Since when an execution waits for its lock or its limits, over all attempts that gave up waiting.
 alter table execution add column waiting_since integer;
 
-
-
 -- The queues of locks and limits, one row for each who waits or has it, in the order of arrival.
 create table contender (
     place integer primary key autoincrement,

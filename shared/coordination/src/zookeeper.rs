@@ -27,12 +27,14 @@
 
 mod access;
 mod announcement;
+mod bundles;
 mod election;
 mod entry;
 mod lease;
 mod place;
 mod queue;
 mod session;
+mod settings;
 mod watching;
 
 use std::collections::BTreeMap;
@@ -49,6 +51,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 use tracing::warn;
 
+use crate::notices::Notices;
 use crate::port::Announcement;
 use crate::view::View;
 use crate::{
@@ -92,6 +95,10 @@ struct Shared {
     /// Bounds the places in queues.
     places: Arc<Semaphore>,
     watches_versions: AtomicBool,
+    watches_settings: AtomicBool,
+    watches_bundles: AtomicBool,
+    tells_bundles: AtomicBool,
+    notices: Notices,
     /// Ends the tasks that use the session, which ends last.
     closing: CancellationToken,
     tasks: TaskTracker,
@@ -117,6 +124,10 @@ impl ZooKeeper {
             lease: Lease::new(),
             places: Arc::new(Semaphore::new(place::PLACES_MAX)),
             watches_versions: AtomicBool::new(false),
+            watches_settings: AtomicBool::new(false),
+            watches_bundles: AtomicBool::new(false),
+            tells_bundles: AtomicBool::new(false),
+            notices: Notices::default(),
             closing: ending.child_token(),
             tasks: TaskTracker::new(),
             ending: ending.clone(),
@@ -244,19 +255,30 @@ impl Coordination for ZooKeeper {
     }
 
     fn settings(&self) -> watch::Receiver<Arc<BTreeMap<NodeName, NodeSettings>>> {
-        todo!()
+        if !self.shared.watches_settings.swap(true, Ordering::Relaxed) {
+            self.shared.spawn(watching::settings(Arc::clone(&self.shared)));
+        }
+        self.shared.view.settings.subscribe()
     }
 
-    async fn set_node(&self, _node: &NodeName, _settings: &NodeSettings) -> Result<(), CoordinationError> {
-        todo!()
+    async fn set_node(&self, node: &NodeName, settings: &NodeSettings) -> Result<(), CoordinationError> {
+        let session = self.shared.connection_now()?.session;
+        let set = settings::set(&session, node, settings).await;
+        set.map_err(|failure| failure.at("note what is asked of a node"))
     }
 
-    fn announce_bundle(&self, _node: &NodeName, _digest: Digest, _state: Option<BundleState>) {
-        todo!()
+    fn announce_bundle(&self, node: &NodeName, digest: Digest, state: Option<BundleState>) {
+        self.shared.notices.set(node, digest, state);
+        if !self.shared.tells_bundles.swap(true, Ordering::Relaxed) {
+            self.shared.spawn(bundles::keep(Arc::clone(&self.shared)));
+        }
     }
 
     fn bundles(&self) -> watch::Receiver<Arc<[BundleNotice]>> {
-        todo!()
+        if !self.shared.watches_bundles.swap(true, Ordering::Relaxed) {
+            self.shared.spawn(watching::bundles(Arc::clone(&self.shared)));
+        }
+        self.shared.view.bundles.subscribe()
     }
 
     fn lead(&self, what: &str, holder: &str) -> watch::Receiver<Lead> {

@@ -43,7 +43,7 @@ pub struct NewContender {
 pub enum Entered {
     /// It is in.
     Stands(Standing),
-    /// So many wait already, which is as many as may.
+    /// It is not: so many wait already, which is more than may.
     Full(u32),
 }
 
@@ -52,7 +52,7 @@ pub enum Entered {
 pub struct Standing {
     /// Which.
     pub ticket: Uuid,
-    /// How many are before it; 0 if it has what it came for.
+    /// How many are before it, those who have it included.
     pub before: u32,
     /// The fencing number, if it has it: higher than every one dealt before.
     pub fence: Option<i64>,

@@ -304,8 +304,8 @@ pub trait Record: Send + Sync + 'static {
 
     // --- locks, limits, settings and bundles, for installations without ZooKeeper -----------------------------------
 
-    /// Enters the queue of a lock or a limit at its end, unless `waiters_max` wait in it already, and is granted it at
-    /// once if it is free. The place holds for `lease`, and as long as [`Record::stand`] extends that.
+    /// Enters the queue of a lock or a limit at its end, unless more than `waiters_max` wait in it already, and is granted
+    /// it at once if it is free. The place holds for `lease`, and as long as [`Record::stand`] extends that.
     ///
     /// # Errors
     /// [`StoreError`]; on [`crate::Recovery::Unknown`] it may be in: repeat with the same ticket, or leave.

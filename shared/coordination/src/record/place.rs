@@ -4,7 +4,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use domain::TenantId;
 use store::{ContendedKind, Entered, NewContender, QueuedContender, Recovery};
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, sleep, timeout};
 use tracing::warn;
 use uuid::Uuid;
@@ -17,6 +17,7 @@ use crate::{Boottime, Contended, Contender, CoordinationError, Lost, Place, Queu
 
 /// How long a release waits for its answer before it goes on in the background.
 const RELEASE_LIMIT: Duration = Duration::from_secs(3);
+const STEP: &str = "enter the queue of a lock or a limit";
 /// Between two tries to enter.
 const PAUSE: Duration = Duration::from_millis(200);
 
@@ -38,7 +39,6 @@ pub(super) async fn enter(
     contender: &Contender,
     waiters_max: u32,
 ) -> Result<Place, Refused> {
-    const STEP: &str = "enter the queue of a lock or a limit";
     let (kind, name, running_max) = parts(what);
     let refused = |source: serde_json::Error| {
         Refused::Failed(CoordinationError::Refused { step: STEP, source: source.into() })
@@ -51,15 +51,24 @@ pub(super) async fn enter(
         running_max,
         contender: serde_json::to_value(contender).map_err(refused)?,
     };
-    if shared.closing.is_cancelled() {
-        return Err(Refused::Failed(CoordinationError::Away("it is closed")));
-    }
-    // From here on whatever happens, a dropped future included, is tidied up.
-    let ticket = Arc::new(Ticket::new(new.ticket, running_max));
-    let held = Held { shared: Arc::clone(shared), ticket };
+    let (answer, answered) = oneshot::channel();
+    let entering = Arc::clone(shared);
+    // It goes on if this future is dropped, so that what it put there is taken out after it was put there, not before.
+    shared.tasks.spawn(async move { drop(answer.send(try_enter(entering, new, waiters_max).await)) });
+    answered.await.unwrap_or(Err(CLOSED))
+}
+
+const CLOSED: Refused = Refused::Failed(CoordinationError::Away("this process has closed it"));
+
+async fn try_enter(shared: Arc<Shared>, new: NewContender, waiters_max: u32) -> Result<Place, Refused> {
+    let ticket = Arc::new(Ticket::new(new.ticket, new.running_max));
+    let held = Held { shared: Arc::clone(&shared), ticket };
     let begun = Instant::now();
     let mut is_repeat = false;
     loop {
+        if shared.closing.is_cancelled() {
+            return Err(CLOSED);
+        }
         let sent_at = Boottime::now();
         let entering = shared.record.enter(&new, waiters_max, shared.lease);
         let error = match timeout(shared.call_limit(), entering).await {
@@ -152,6 +161,7 @@ impl GrantInner for RecordGrant {
     async fn release(&self) {
         let Held { shared, ticket } = &*self.held;
         shared.tickets.forget(ticket.id);
+        ticket.lost();
         let begun = Instant::now();
         while begun.elapsed() < RELEASE_LIMIT {
             let left = RELEASE_LIMIT.saturating_sub(begun.elapsed()).min(shared.call_limit());

@@ -75,7 +75,7 @@ impl Ticket {
 
     /// Takes up what the record answered to what was sent at `sent_at`.
     pub(super) fn stands(&self, standing: &Standing, sent_at: Boottime, lease: Duration) {
-        let before = if standing.fence.is_some() { 0 } else { standing.before };
+        let before = standing.before.saturating_sub(self.running_max);
         self.position.send_if_modified(|known| std::mem::replace(known, before) != before);
         if let Some(fence) = standing.fence {
             self.validity.send_replace(Validity::granted(sent_at, lease));
@@ -84,8 +84,8 @@ impl Ticket {
         }
     }
 
-    fn lost(&self) {
-        self.left();
+    /// It is known not to be ours.
+    pub(super) fn lost(&self) {
         self.validity.send_replace(Validity::Lost);
         self.state.send_replace(State::Lost);
     }
@@ -100,7 +100,7 @@ impl Ticket {
         if !self.waits() {
             return beat;
         }
-        let is_next = *self.position.borrow() <= self.running_max;
+        let is_next = *self.position.borrow() == 0;
         beat.min(if is_next { shared.poll / 5 } else { shared.poll })
     }
 }
@@ -161,6 +161,7 @@ impl Tickets {
                 Some(standing) => ticket.stands(standing, sent_at, lease),
                 None => {
                     held.remove(&ticket.id);
+                    ticket.left();
                     ticket.lost();
                 }
             }

@@ -6,7 +6,9 @@ use coordination::{CoordinationError, Lead, Link};
 use protocol::NodeInfo;
 use tokio::time::timeout;
 
-use crate::env::{Env, LIMIT, OnRecord, OnZooKeeper, is_up, leads, node, notice, see, sees_nodes};
+use crate::env::{
+    Env, LIMIT, OnPostgres, OnRecord, OnZooKeeper, is_up, leads, node, notice, see, sees_nodes,
+};
 
 /// Runs each named test of the contract on each adapter.
 macro_rules! contract {
@@ -16,6 +18,14 @@ macro_rules! contract {
                 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
                 async fn $name() {
                     super::$name(&super::OnRecord::new()).await;
+                }
+            )*
+        }
+        mod record_on_postgres {
+            $(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $name() {
+                    super::$name(&super::OnPostgres::new().await).await;
                 }
             )*
         }
@@ -31,6 +41,7 @@ macro_rules! contract {
 }
 
 mod locks;
+mod settings;
 
 contract! {
     who_joins_is_seen_by_all_until_it_leaves,

@@ -7,6 +7,7 @@ use coordination::zookeeper::{ZooKeeper, ZooKeeperConfig};
 use coordination::{Contended, Contender, Coordination, Lead, Link, Place, VersionNotice};
 use domain::{Digest, ExecuteId, Manifest, NodeId, TenantId};
 use protocol::NodeInfo;
+use store::postgres::{Postgres, PostgresConfig, migrate};
 use store::sqlite::{Sqlite, SqliteConfig};
 use store::{PushVersion, Record};
 use testkit::{fresh_name, servers};
@@ -45,8 +46,7 @@ impl OnRecord {
 #[async_trait]
 impl Env for OnRecord {
     fn process(&self) -> Arc<dyn Coordination> {
-        let config = RecordCoordinationConfig { lease_ms: 3_000, poll_ms: 100 };
-        Arc::new(RecordCoordination::new(Arc::clone(&self.record), &config))
+        process(&self.record)
     }
 
     fn lease(&self) -> Duration {
@@ -54,11 +54,54 @@ impl Env for OnRecord {
     }
 
     async fn push(&self, notice: &VersionNotice) {
-        let manifest = Manifest::parse("runtime = \"builtin\"\nbuiltin = \"echo\"\n").unwrap();
-        let VersionNotice { model, digest, .. } = notice.clone();
-        let version = PushVersion { tenant: TenantId::default(), model, digest, bytes: 1, manifest };
-        assert_eq!(self.record.push_version(&version).await.unwrap().version.version, notice.version);
+        push(&self.record, notice).await;
     }
+}
+
+/// The same on PostgreSQL.
+pub struct OnPostgres {
+    record: Arc<dyn Record>,
+}
+
+impl OnPostgres {
+    /// On the server that all tests share.
+    pub async fn new() -> Self {
+        Self::on(servers().postgres()).await
+    }
+
+    pub async fn on(url: String) -> Self {
+        let schema = Some(fresh_name("coordination"));
+        let config = PostgresConfig { url, pool_max: 8, ca_file: None, schema };
+        migrate(&config).await.unwrap();
+        Self { record: Arc::new(Postgres::connect(&config).await.unwrap()) }
+    }
+}
+
+#[async_trait]
+impl Env for OnPostgres {
+    fn process(&self) -> Arc<dyn Coordination> {
+        process(&self.record)
+    }
+
+    fn lease(&self) -> Duration {
+        Duration::from_secs(3)
+    }
+
+    async fn push(&self, notice: &VersionNotice) {
+        push(&self.record, notice).await;
+    }
+}
+
+fn process(record: &Arc<dyn Record>) -> Arc<dyn Coordination> {
+    let config = RecordCoordinationConfig { lease_ms: 3_000, poll_ms: 100 };
+    Arc::new(RecordCoordination::new(Arc::clone(record), &config))
+}
+
+async fn push(record: &Arc<dyn Record>, notice: &VersionNotice) {
+    let manifest = Manifest::parse("runtime = \"builtin\"\nbuiltin = \"echo\"\n").unwrap();
+    let VersionNotice { model, digest, .. } = notice.clone();
+    let version = PushVersion { tenant: TenantId::default(), model, digest, bytes: 1, manifest };
+    assert_eq!(record.push_version(&version).await.unwrap().version.version, notice.version);
 }
 
 pub struct OnZooKeeper {

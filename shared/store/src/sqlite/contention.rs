@@ -25,7 +25,7 @@ pub(super) fn enter(
         let sql = "select count(*) from contender
              where tenant = ?1 and kind = ?2 and name = ?3 and leased_until > ?4";
         let there = value::<u32>(c, sql, queue)?.unwrap_or_default();
-        if u64::from(there) >= u64::from(new.running_max) + u64::from(waiters_max) {
+        if u64::from(there) > u64::from(new.running_max) + u64::from(waiters_max) {
             return Ok(Entered::Full(there - new.running_max));
         }
         run(

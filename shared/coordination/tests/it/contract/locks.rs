@@ -11,7 +11,9 @@ use futures::future::join_all;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use crate::env::{Env, LIMIT, OnRecord, OnZooKeeper, contender, enter, is_up, limit, lock, see, settled};
+use crate::env::{
+    Env, LIMIT, OnPostgres, OnRecord, OnZooKeeper, contender, enter, is_up, limit, lock, see, settled,
+};
 
 contract! {
     who_comes_first_has_it_first_and_fences_grow,
