@@ -5,6 +5,7 @@
 //! - [`Server`]: a server that one test owns, to kill, freeze and restart. Such tests live in a module named `faults`:
 //!   `compose/test` runs those one after another.
 //! - [`House`]: the whole system as processes of the real binary.
+//! - [`Ensemble`]: three ZooKeeper servers, and the links between them.
 //! - [`Proxy`]: a link that can be slow, cut, silent, or lose answers.
 //! - [`S3Server`]: the S3 protocol in this process, also as the binary `s3-server`.
 //! - [`eventually()`]: waiting for a named condition, in the place of sleeping long enough.
@@ -13,6 +14,7 @@
 //! No driver of any server is named here: what a test says to RabbitMQ it says through `broker`, or through
 //! [`Server::admin`].
 
+mod ensemble;
 mod eventually;
 pub mod history;
 mod house;
@@ -21,6 +23,7 @@ mod s3;
 mod server;
 mod servers;
 
+pub use ensemble::Ensemble;
 pub use eventually::{eventually, eventually_some};
 pub use house::{Addresses, House, Shape};
 pub use proxy::{Fault, Proxy};

@@ -56,7 +56,7 @@ impl Server {
     }
 
     /// As [`start`](Self::start), with `files` put into its directory first: `extra.conf` is added to its configuration,
-    /// `advanced.config` is RabbitMQ's.
+    /// `advanced.config` is RabbitMQ's, `data/myid` ZooKeeper's.
     pub async fn start_with(kind: ServerKind, files: &[(&str, &str)]) -> Self {
         use std::os::unix::fs::PermissionsExt;
 
@@ -67,7 +67,10 @@ impl Server {
             .tempdir()
             .expect("make a directory for the server");
         for (name, content) in files {
-            std::fs::write(directory.path().join(name), content).expect("write the server's configuration");
+            let file = directory.path().join(name);
+            std::fs::create_dir_all(file.parent().expect("it is below the directory"))
+                .expect("make a directory");
+            std::fs::write(file, content).expect("write the server's configuration");
         }
         let mut server = Self { kind, directory, env: Vec::new() };
         server.act("start").await;
