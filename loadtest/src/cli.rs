@@ -4,6 +4,8 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use domain::{ModelName, QueueName};
 
+use crate::locks::Locks;
+
 /// Calls a model at a given rate or from a given number of callers, and says what became of every call.
 ///
 /// With --rate the calls start by the clock, whatever became of those before (an open loop): latency counts from the moment a
@@ -17,6 +19,9 @@ use domain::{ModelName, QueueName};
   loadtest http --model echo --concurrency 64 --duration 10
   loadtest http --model counter --rate 50 --duration 60 --lines 20
   loadtest amqp --model echo --rate 200 --duration 30 --json amqp.json
+  loadtest locks --keys 5 --workers 4 --executions 2000
+
+`loadtest locks` starts a system of its own on the servers of `compose/test --up DIR`.
 
 The exit code is 1 if a call was lost, doubled, unresolved or answered wrongly.")]
 pub struct Cli {
@@ -32,6 +37,7 @@ pub enum Transport {
     Http(Plan),
     /// Publish straight to RabbitMQ and wait for the replies
     Amqp(Amqp),
+    Locks(Locks),
 }
 
 /// What is called, how often and for how long.
@@ -87,7 +93,7 @@ pub struct Amqp {
     pub queue: QueueName,
 }
 
-fn rate(text: &str) -> Result<f64, String> {
+pub fn rate(text: &str) -> Result<f64, String> {
     let rate = text.parse().ok().filter(|rate| (0.001..=100_000.0).contains(rate));
     rate.ok_or_else(|| "calls per second, 0.001 to 100000".to_owned())
 }

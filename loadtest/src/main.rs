@@ -4,6 +4,7 @@ mod amqp;
 mod call;
 mod cli;
 mod http;
+mod locks;
 mod report;
 mod verify;
 
@@ -21,7 +22,7 @@ use tokio::time::sleep_until;
 
 use amqp::Producer;
 use call::{Call, Outcome};
-use cli::{Cli, Plan, Transport};
+use cli::{Amqp, Cli, Plan, Transport};
 use http::Gateways;
 use report::Tally;
 
@@ -46,15 +47,21 @@ fn main() -> ExitCode {
 
 /// Runs the load, prints the figures, and says whether every promise was kept.
 async fn run(transport: Transport) -> anyhow::Result<bool> {
-    let (plan, over) = match &transport {
-        Transport::Http(plan) => (plan.clone(), "http"),
-        Transport::Amqp(args) => (args.plan.clone(), "amqp"),
-    };
+    match transport {
+        Transport::Http(plan) => call(plan, None).await,
+        Transport::Amqp(args) => call(args.plan.clone(), Some(args)).await,
+        Transport::Locks(args) => locks::run(args).await,
+    }
+}
+
+/// Calls a model as planned, over HTTP, or straight over RabbitMQ where `amqp` says so.
+async fn call(plan: Plan, amqp: Option<Amqp>) -> anyhow::Result<bool> {
+    let over = if amqp.is_some() { "amqp" } else { "http" };
     let gateways = Arc::new(Gateways::new(&plan.url)?);
     gateways.check_model(&plan.model).await?;
     println!("{over}, model {}: {}", plan.model, describe(&plan));
-    let mut tally = match transport {
-        Transport::Http(_) => {
+    let mut tally = match amqp {
+        None => {
             let run = ExecuteId::new(jiff::Timestamp::now().as_millisecond().try_into()?).to_string();
             let (gateways, model) = (gateways.clone(), plan.model.clone());
             offer(&plan, move |call| {
@@ -63,7 +70,7 @@ async fn run(transport: Transport) -> anyhow::Result<bool> {
             })
             .await?
         }
-        Transport::Amqp(args) => {
+        Some(args) => {
             let producer = Arc::new(Producer::connect(&args).await?);
             let (shared, gateways, model) = (producer.clone(), gateways.clone(), plan.model.clone());
             let tally = offer(&plan, move |call| {
