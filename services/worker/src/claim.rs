@@ -8,7 +8,7 @@ use broker::{Delivery, Settled};
 use domain::Runtime;
 use futures::future::join_all;
 use protocol::{InvalidMessage, Reply, ReplyAddress, Request};
-use store::{AlreadyEnded, ClaimAnswer, ClaimRequest, Conclusion, Recovery, StoreError};
+use store::{AlreadyEnded, ClaimAnswer, ClaimRequest, Conclusion, Recovery, Requeue, StoreError};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 use tracing::{info, warn};
@@ -20,6 +20,7 @@ use crate::execution::{Execution, reply};
 use crate::metrics;
 use crate::slots::Slot;
 use crate::timeline::Timeline;
+use crate::waiting::{Needs, later};
 use coordination::Boottime;
 
 /// When a claim has failed for so long, the record is away: no further deliveries are taken until it answers.
@@ -53,6 +54,7 @@ pub(crate) async fn take_chunk(worker: Arc<Worker>, chunk: Vec<(Delivery, Slot)>
             }
         }
     }
+    put_off(&worker, &mut pending).await;
     let began = Instant::now();
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
     let mut away = None;
@@ -81,6 +83,43 @@ pub(crate) async fn take_chunk(worker: Arc<Worker>, chunk: Vec<(Delivery, Slot)>
             }
         }
     }
+}
+
+/// While the coordination is away, gives back through the record what would only wait for it.
+///
+/// What cannot be given back is claimed and gives itself back.
+async fn put_off(worker: &Worker, pending: &mut Vec<Pending>) {
+    let (mut kept, mut refused, mut batch) = (Vec::with_capacity(pending.len()), Vec::new(), Vec::new());
+    for waiting in pending.drain(..) {
+        let ClaimRequest { request, tenant, input_digest, .. } = &waiting.claim;
+        let version = worker.versions.find(tenant, &request.model, &request.version).await.ok().flatten();
+        match version {
+            Some(version) if Needs::may_be_of(&version.manifest) && worker.is_uncoordinated() => {
+                batch.push(Requeue {
+                    tenant: tenant.clone(),
+                    request: request.clone(),
+                    input_digest: *input_digest,
+                    version: Some(version.version),
+                });
+                refused.push(waiting);
+            }
+            Some(_) | None => kept.push(waiting),
+        }
+    }
+    if !batch.is_empty() {
+        match worker.record.requeue(&batch, later()).await {
+            Ok(()) => {
+                metrics::requeued(batch.len());
+                join_all(refused.drain(..).map(|waiting| waiting.delivery.ack()))
+                    .await
+                    .into_iter()
+                    .for_each(note);
+            }
+            Err(error) => warn!("exclusive executions are not given back: {}", chain(&error)),
+        }
+    }
+    kept.append(&mut refused);
+    *pending = kept;
 }
 
 /// The claim that a delivery asks for. Its version is looked up when it is sent.
@@ -172,6 +211,7 @@ async fn settle(worker: &Arc<Worker>, answered: Vec<(Pending, ClaimAnswer)>) -> 
                 let deadline = claim.deadline_in.map(|left| asked_at.after(left));
                 let held = worker.leases.hold(request.execute_id, claim.attempt, sent_at);
                 let timeline = Timeline::new(claim.attempt, &worker.node_text, claim.claimed_at);
+                let slot = Some(slot);
                 claimed.push((Execution { request, claim, held, timeline, deadline, slot }, sent_at));
             }
             ClaimAnswer::Ended(ended) => {
@@ -213,7 +253,9 @@ async fn run(worker: &Arc<Worker>, executions: Vec<Execution>, others_wait: bool
     for execution in executions {
         let (model, version) = (&execution.request.model, execution.claim.version);
         let version = version.and_then(|number| worker.versions.known(&worker.tenant, model, number));
-        let is_quick = version.is_some_and(|version| version.manifest.runtime == Runtime::Builtin);
+        let is_quick = version.is_some_and(|version| {
+            version.manifest.runtime == Runtime::Builtin && !Needs::may_be_of(&version.manifest)
+        });
         if is_quick && !others_wait {
             quick.push(execution.run(worker));
         } else {

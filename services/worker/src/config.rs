@@ -28,6 +28,10 @@ pub struct Config {
     pub fetch_timeout_ms: u64,
     /// How long deliveries wait for a slot before a full node gives them back, in milliseconds.
     pub full_wait_ms: u64,
+    /// How many executions wait here for their lock or their limits at most; further ones are dispatched again later.
+    pub waiting_max: u32,
+    /// Raised, on all workers, after ZooKeeper was rebuilt or restored: its fences are higher than all of before.
+    pub fence_generation: u32,
     /// How long a drain waits for what runs before it gives it back, in milliseconds.
     pub drain_ms_max: u64,
     /// Program and arguments that begin a shim; this program's own `shim` if it is empty.
@@ -47,6 +51,8 @@ impl Default for Config {
             renew_ms: 8_000,
             fetch_timeout_ms: 60_000,
             full_wait_ms: 30_000,
+            waiting_max: 64,
+            fence_generation: 0,
             drain_ms_max: 300_000,
             shim: Vec::new(),
         }
@@ -70,6 +76,7 @@ impl Config {
         ensure!((1..=10_000).contains(&self.slots), "worker.slots is 1 to 10000");
         ensure!(!self.queues.is_empty(), "worker.queues names no queue");
         ensure!((500..=600_000).contains(&self.lease_ms), "worker.lease_ms is 500 to 600000");
+        ensure!((1..=100_000).contains(&self.waiting_max), "worker.waiting_max is 1 to 100000");
         let longest = self.lease_ms / 3;
         ensure!((1..=longest).contains(&self.renew_ms), "worker.renew_ms is 1 to a third of worker.lease_ms");
         Ok(())

@@ -48,7 +48,15 @@ impl Consumer {
             self.resume().await;
             let limit = CHUNK_MAX.min(1 + self.worker.slots.free());
             if self.waiting.is_empty() {
-                self.waiting.extend(self.deliveries.next_chunk(limit).await);
+                // Whoever has his lock and lacks only a slot goes before what may come: this one may be the last.
+                tokio::select! {
+                    biased;
+                    () = self.worker.waiting.wants_slot() => {
+                        drop(slot);
+                        continue;
+                    }
+                    chunk = self.deliveries.next_chunk(limit) => self.waiting.extend(chunk),
+                }
             }
             let Some(first) = self.waiting.pop_front() else { bail!("the broker closed the consumer") };
             let mut chunk = vec![(first, slot)];

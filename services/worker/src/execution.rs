@@ -6,19 +6,21 @@ use std::time::Duration;
 use bootstrap::chain;
 use domain::{ErrorClass, ExecuteId, Failure, Runtime, VersionNumber, VersionSelector};
 use protocol::{Reply, Request};
-use store::{Claim, Conclusion, Finish, Finished, Settlement, StoreError, VersionRow};
+use store::{Claim, Conclusion, Fence, Finish, Finished, Settlement, StoreError, VersionRow};
 use tracing::{debug, error, info, warn};
 
 use crate::Worker;
 use crate::backoff::Backoff;
 use crate::cache::{Bundle, Unfetched};
-use crate::leases::Held;
+use crate::leases::{Held, Stop};
 use crate::metrics;
 use crate::output::Printed;
+use crate::rights::Rights;
 use crate::runtime::{Ran, builtin, process};
 use crate::settlement::{Outcome, settle};
 use crate::slots::Slot;
 use crate::timeline::Timeline;
+use crate::waiting::{Needs, wait};
 use coordination::Boottime;
 
 /// A claimed execution with what it holds: its lease and its slot, both free when it is dropped.
@@ -29,16 +31,18 @@ pub(crate) struct Execution {
     pub(crate) timeline: Timeline,
     /// Not to be started after this.
     pub(crate) deadline: Option<Boottime>,
-    pub(crate) slot: Slot,
+    /// `None` while it waits for its lock or its limits.
+    pub(crate) slot: Option<Slot>,
 }
 
 impl Execution {
-    /// Runs it and settles it: tree dead, then commit, then replies, then the slot is free.
+    /// Runs it and settles it: tree dead, then commit, then replies, then its lock and its limits are released, then the
+    /// slot is free.
     ///
     /// If the future is dropped, the tree is killed and the lease runs out.
     pub(crate) async fn run(mut self, worker: &Worker) {
-        let mut version = None;
-        let ran = match self.attempt(worker, &mut version).await {
+        let (mut version, mut rights) = (None, None);
+        let ran = match self.attempt(worker, &mut version, &mut rights).await {
             Ok(ran) => ran,
             Err(outcome) => {
                 let printed = Printed { base: self.claim.last_log_id, ..Printed::default() };
@@ -48,8 +52,11 @@ impl Execution {
         let retry = version.as_ref().map(|version| &version.manifest.retry);
         let settlement = settle(ran.outcome, &self.claim, retry, rand::random());
         match settlement {
-            Some(settlement) => self.settle(worker, settlement, ran.printed, ran.run).await,
+            Some(settlement) => self.settle(worker, settlement, ran.printed, ran.run, &mut rights).await,
             None => self.lost(),
+        }
+        if let Some(rights) = rights {
+            rights.release().await;
         }
         drop(self.slot);
     }
@@ -59,6 +66,7 @@ impl Execution {
         &mut self,
         worker: &Worker,
         found: &mut Option<Arc<VersionRow>>,
+        rights: &mut Option<Rights>,
     ) -> Result<Ran, Outcome> {
         self.check()?;
         let selector = &self.request.version;
@@ -69,6 +77,24 @@ impl Execution {
         let number = self.claim.version.ok_or_else(unknown)?;
         let version = self.version(worker, number).await?.ok_or_else(unknown)?;
         let version = &**found.insert(version);
+        let needs = Needs::of(&version.manifest, &self.request.model, &self.request.input)
+            .map_err(|message| Outcome::Failed(Failure::new(ErrorClass::Input, message)))?;
+        let Some(needs) = needs else { return self.run_version(worker, version, None).await };
+        let rights = rights.insert(wait(self, worker, &version.manifest, &needs).await?);
+        let held = (*self.held).clone();
+        rights.note(&held);
+        tokio::select! {
+            ran = self.run_version(worker, version, rights.fence()) => ran,
+            never = rights.keep(&held) => match never {},
+        }
+    }
+
+    async fn run_version(
+        &mut self,
+        worker: &Worker,
+        version: &VersionRow,
+        fence: Option<&Fence>,
+    ) -> Result<Ran, Outcome> {
         match version.manifest.runtime {
             Runtime::Builtin => {
                 self.timeline.add("executing");
@@ -76,11 +102,16 @@ impl Execution {
                 let printed = Printed { base: self.claim.last_log_id, ..Printed::default() };
                 Ok(Ran { outcome, printed, run: Duration::ZERO })
             }
-            Runtime::Process => self.run_process(worker, version).await,
+            Runtime::Process => self.run_process(worker, version, fence).await,
         }
     }
 
-    async fn run_process(&mut self, worker: &Worker, version: &VersionRow) -> Result<Ran, Outcome> {
+    async fn run_process(
+        &mut self,
+        worker: &Worker,
+        version: &VersionRow,
+        fence: Option<&Fence>,
+    ) -> Result<Ran, Outcome> {
         let bundle = self.bundle(worker, version).await?;
         self.check()?;
         let scratch = worker.scratch.scratch().map_err(|error| Outcome::Broken {
@@ -99,6 +130,7 @@ impl Execution {
             base: self.claim.last_log_id,
             held: &self.held,
             writer: &worker.writer,
+            fence,
         };
         let ran = process.run().await;
         scratch.remove().await;
@@ -116,7 +148,10 @@ impl Execution {
             return Err(Outcome::Stopped(stop));
         }
         if self.deadline.is_some_and(Boottime::has_passed) {
-            return Err(Outcome::Expired);
+            return Err(Outcome::Expired("its deadline passed before it could start".to_owned()));
+        }
+        if self.held.is_past_rights() {
+            return Err(Outcome::Stopped(Stop::RightLost));
         }
         Ok(())
     }
@@ -158,23 +193,40 @@ impl Execution {
         })
     }
 
-    async fn settle(&mut self, worker: &Worker, settlement: Settlement, printed: Printed, run: Duration) {
-        let name = metrics::settlement(&settlement);
+    async fn settle(
+        &mut self,
+        worker: &Worker,
+        settlement: Settlement,
+        printed: Printed,
+        run: Duration,
+        rights: &mut Option<Rights>,
+    ) {
         self.timeline.add("storing");
-        self.timeline.add(name);
-        let finish = Finish {
+        let happened = self.timeline.take();
+        let unfenced = Finish {
             fence: None,
             execute_id: self.request.execute_id,
             attempt: self.claim.attempt,
             base: printed.base,
-            tail: printed.tail,
-            settlement,
-            timeline: self.timeline.take(),
+            tail: Vec::new(),
+            settlement: Settlement::YIELDED,
+            timeline: happened,
         };
-        let stored = tokio::select! {
-            stored = store(worker, finish) => stored,
-            () = self.held.given_up() => None,
-        };
+        // Past its stop point it says nothing of its own any more, and only gives itself back.
+        let may_write = rights.as_ref().is_none_or(Rights::are_valid);
+        let mut stored = Some(Finished::Stale);
+        let mut name = metrics::settlement(&settlement);
+        let mut fence = None;
+        if may_write {
+            fence = rights.as_ref().and_then(Rights::fence).cloned();
+            let finish = Finish { fence: fence.clone(), tail: printed.tail, settlement, ..unfenced.clone() };
+            stored = self.offer(worker, finish, name, rights).await;
+        }
+        if stored == Some(Finished::Stale) && (fence.is_some() || !may_write) {
+            // Its fence was too low, or its attempt is no longer ours either.
+            name = metrics::settlement(&unfenced.settlement);
+            stored = self.offer(worker, unfenced, name, rights).await;
+        }
         match stored {
             Some(Finished::Stored(conclusion)) => {
                 metrics::settled(name, run);
@@ -182,6 +234,36 @@ impl Execution {
                 self.tell(name, run);
             }
             Some(Finished::Stale) | None => self.lost(),
+        }
+    }
+
+    /// Offers the end of the attempt to the record for as long as that makes sense; what it has beside its lease only for
+    /// as long as its lease is known to hold.
+    async fn offer(
+        &mut self,
+        worker: &Worker,
+        mut finish: Finish,
+        name: &str,
+        rights: &mut Option<Rights>,
+    ) -> Option<Finished> {
+        self.timeline.add(name);
+        finish.timeline.extend(self.timeline.take());
+        let given_up = self.held.given_up();
+        let stored = store(worker, finish);
+        tokio::pin!(given_up, stored);
+        if rights.is_some() {
+            tokio::select! {
+                stored = &mut stored => return stored,
+                () = &mut given_up => return None,
+                () = self.held.lease_ended() => {}
+            }
+            if let Some(rights) = rights.take() {
+                rights.release().await;
+            }
+        }
+        tokio::select! {
+            stored = stored => stored,
+            () = given_up => None,
         }
     }
 

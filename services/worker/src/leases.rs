@@ -27,10 +27,14 @@ pub(crate) enum Stop {
     Yield,
     /// The worker must end now: kill, and give it back.
     YieldAtOnce,
-    /// The lease was not renewed in time: what could end gently has, give it back if it is still ours.
+    /// The lease, the lock or a limit was not renewed in time: what could end gently has, give it back if it is still
+    /// ours.
     LeaseEnd,
     /// Its caller took it back: SIGTERM, grace, kill.
     Cancel,
+    /// Its lock or one of its limits is lost: kill, and give it back without another word. (If a cancel was asked for as
+    /// well, the record knows.)
+    RightLost,
     /// It is no longer ours: kill, and write nothing.
     Lost,
 }
@@ -40,6 +44,8 @@ pub(crate) enum Stop {
 struct Hold {
     /// When the claim or the last granted renewal was sent.
     sent_at: Boottime,
+    /// For how long its lock and its limits are certain, if it has any.
+    rights: Option<Lease>,
     stop: Option<Stop>,
 }
 
@@ -71,7 +77,7 @@ impl Leases {
 
     /// Holds the lease on an attempt whose claim was sent at `sent_at`.
     pub(crate) fn hold(self: &Arc<Self>, execute_id: ExecuteId, attempt: i32, sent_at: Boottime) -> Held {
-        let (sender, hold) = watch::channel(Hold { sent_at, stop: None });
+        let (sender, hold) = watch::channel(Hold { sent_at, rights: None, stop: None });
         let key = (execute_id, attempt);
         self.held().insert(key, sender);
         Held(Watch { leases: Arc::clone(self), key, hold })
@@ -161,9 +167,39 @@ impl Deref for Held {
 }
 
 impl Watch {
-    /// Until when it is ours without a further renewal, by our own clock.
+    /// Until when it is ours without a further renewal, by our own clock: its lease, its lock and its limits.
     pub(crate) fn lease(&self) -> Lease {
+        let Hold { sent_at, rights, .. } = *self.hold.borrow();
+        let lease = Lease::granted(sent_at, self.leases.lease);
+        rights.map_or(lease, |rights| lease.min(rights))
+    }
+
+    /// Until when the record takes it for ours without a further renewal.
+    fn lease_in_record(&self) -> Lease {
         Lease::granted(self.hold.borrow().sent_at, self.leases.lease)
+    }
+
+    /// Says for how long its lock and its limits are certain.
+    pub(crate) fn bound(&self, rights: Lease) {
+        if let Some(sender) = self.leases.held().get(&self.key) {
+            sender.send_if_modified(|hold| hold.rights.replace(rights) != Some(rights));
+        }
+    }
+
+    /// Has the certainty of its lock or its limits ended, so that it may write nothing?
+    pub(crate) fn is_past_rights(&self) -> bool {
+        self.hold.borrow().rights.is_some_and(|rights| rights.stop_at.has_passed())
+    }
+
+    /// Waits until the lease in the record has ended, as far as we know.
+    pub(crate) async fn lease_ended(&self) {
+        let mut hold = self.hold.clone();
+        while !self.lease_in_record().kill_at.has_passed() {
+            tokio::select! {
+                changed = hold.changed() => if changed.is_err() { return },
+                () = self.lease_in_record().kill_at.passed() => {}
+            }
+        }
     }
 
     /// Why it must end, if it must: said by somebody, or by our own clock.
@@ -211,7 +247,7 @@ impl Watch {
     pub(crate) async fn given_up(&self) {
         let mut hold = self.hold.clone();
         loop {
-            let until = self.lease().kill_at.after(SETTLE_PATIENCE);
+            let until = self.lease_in_record().kill_at.after(SETTLE_PATIENCE);
             if until.has_passed() {
                 return;
             }

@@ -6,6 +6,8 @@
 //! the **replies** are sent, then its **slot** is free.
 //!
 //! - `slots.rs`: the active-count cap. `leases.rs`: what is ours until when, and the renewal of it all in one statement.
+//! - `waiting.rs`: where exclusive and limited executions wait for what they need, without a slot. `rights.rs`: what they
+//!   then hold, and for how long that is certain. `fencing.rs`: whether anything exclusive may run at all.
 //! - `versions.rs`, `cache.rs`: which bundle a version is, and where it lies. The cache is filled by the node's sync.
 //! - `runtime/`: `builtin` runs inside the worker; `process` runs one process tree per execution under a [`shim`], which
 //!   kills it at its deadlines even if this worker is dead or frozen.
@@ -20,10 +22,12 @@ mod config;
 mod consumer;
 mod drain;
 mod execution;
+mod fencing;
 mod leases;
 mod membership;
 mod metrics;
 mod output;
+mod rights;
 mod runtime;
 mod scratch;
 mod service;
@@ -32,6 +36,7 @@ pub mod shim;
 mod slots;
 mod timeline;
 mod versions;
+mod waiting;
 
 pub use config::Config;
 pub use service::run;

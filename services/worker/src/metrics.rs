@@ -18,6 +18,9 @@ const RUN: &str = "gantry_worker_run_seconds";
 const FETCH: &str = "gantry_worker_fetch_seconds";
 const RENEWAL_FAILURES: &str = "gantry_worker_renewal_failures_total";
 const LOG_LINES: &str = "gantry_worker_log_lines_total";
+const WAITING: &str = "gantry_worker_waiting_executions";
+const FENCES_REFUSED: &str = "gantry_worker_fences_refused_total";
+const BLOCKED: &str = "gantry_worker_exclusive_blocked";
 const DROPPED: &str = "gantry_worker_dropped_output_bytes_total";
 
 /// Says what each metric is.
@@ -35,6 +38,9 @@ pub(crate) fn describe() {
     describe_histogram!(FETCH, "How long bundles took that were not in the cache.");
     describe_counter!(RENEWAL_FAILURES, "Renewals the record did not answer.");
     describe_counter!(LOG_LINES, "Log rows handed to the record.");
+    describe_gauge!(WAITING, "How many executions wait here for their lock or their limits, without a slot.");
+    describe_counter!(FENCES_REFUSED, "Locks whose fence was lower than one the record had seen.");
+    describe_gauge!(BLOCKED, "1 while nothing exclusive runs because new fences would be too low, else 0.");
     describe_counter!(DROPPED, "Bytes scripts printed beyond what an attempt may print.");
 }
 
@@ -99,6 +105,22 @@ pub(crate) fn renewal_failed() {
 
 pub(crate) fn log_lines(count: usize) {
     counter!(LOG_LINES).increment(count as u64);
+}
+
+pub(crate) fn waiting_entered() {
+    gauge!(WAITING).increment(1.0);
+}
+
+pub(crate) fn waiting_left() {
+    gauge!(WAITING).decrement(1.0);
+}
+
+pub(crate) fn fence_refused() {
+    counter!(FENCES_REFUSED).increment(1);
+}
+
+pub(crate) fn exclusive_blocked(is_blocked: bool) {
+    gauge!(BLOCKED).set(f64::from(u8::from(is_blocked)));
 }
 
 pub(crate) fn output_dropped(bytes: u64) {

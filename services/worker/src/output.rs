@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use domain::limits::{LINE_BYTES_MAX, OUTPUT_BYTES_MAX, RESULT_BYTES_MAX};
 use domain::{ExecuteId, Level, LogLine, line};
 use futures::future::BoxFuture;
-use store::{Append, Appended, StoreError, Writer};
+use store::{Append, Appended, Fence, StoreError, Writer};
 use tokio::net::unix::pipe;
 use tokio::time::{Instant, sleep_until};
 
@@ -32,6 +32,8 @@ const READ_BYTES: usize = 16 << 10;
 pub(crate) enum Fault {
     /// The attempt is no longer ours.
     Stale,
+    /// The lock or a limit is no longer certain: nothing may be written.
+    PastRights,
     /// The record refuses the lines for good.
     Refused(StoreError),
 }
@@ -55,6 +57,8 @@ pub(crate) struct Log<'a> {
     pub(crate) held: &'a Watch,
     pub(crate) execute_id: ExecuteId,
     pub(crate) attempt: i32,
+    /// Of an exclusive execution: what its lines go under.
+    pub(crate) fence: Option<&'a Fence>,
 }
 
 impl<'a> Log<'a> {
@@ -74,6 +78,10 @@ impl<'a> Log<'a> {
         let mut buffer = vec![0; READ_BYTES];
         tokio::pin!(tree_dead);
         loop {
+            let has_lines = lines.rows.flush_at.is_some() || lines.rows.are_due();
+            if has_lines && printed.fault.is_none() && self.held.is_past_rights() {
+                printed.fault = Some(Fault::PastRights);
+            }
             if printed.fault.is_some() {
                 // Nothing can be stored any more; what is read until the tree is dead goes nowhere.
                 lines.rows.forget();
@@ -115,7 +123,13 @@ impl<'a> Log<'a> {
 
     fn append(&self, base: i64, lines: Vec<LogLine>) -> BoxFuture<'a, Result<Appended, StoreError>> {
         metrics::log_lines(lines.len());
-        let append = Append { fence: None, execute_id: self.execute_id, attempt: self.attempt, base, lines };
+        let append = Append {
+            fence: self.fence.cloned(),
+            execute_id: self.execute_id,
+            attempt: self.attempt,
+            base,
+            lines,
+        };
         let writer = self.writer;
         Box::pin(async move {
             loop {
@@ -133,7 +147,8 @@ impl<'a> Log<'a> {
             Ok(Appended::Stored { last_log_id }) => printed.base = last_log_id,
             Ok(Appended::Stale) => {
                 printed.fault = Some(Fault::Stale);
-                self.held.end(Stop::Lost);
+                // It may be the fence that is too low: what becomes of the attempt the record says when it is given back.
+                self.held.end(if self.fence.is_some() { Stop::RightLost } else { Stop::Lost });
             }
             Err(error) => {
                 printed.fault = Some(Fault::Refused(error));

@@ -4,6 +4,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use anyhow::{Context as _, anyhow};
 use bootstrap::{ConfigurationError, Ports, Shutdown};
 use broker::{Broker, Control, DeliverySource};
+use coordination::{Coordination, Link};
 use domain::{NodeId, TenantId};
 use jiff::Timestamp;
 use protocol::NodeInfo;
@@ -19,12 +20,14 @@ use crate::cache::Cache;
 use crate::claim::RecordLink;
 use crate::consumer::Consumer;
 use crate::drain::drain;
+use crate::fencing::Fencing;
 use crate::leases::{Leases, Stop};
 use crate::membership::announce;
 use crate::metrics;
 use crate::scratch::ScratchRoot;
 use crate::slots::Slots;
 use crate::versions::Versions;
+use crate::waiting::WaitingRoom;
 
 /// What all executions of a worker share.
 pub(crate) struct Worker {
@@ -40,7 +43,10 @@ pub(crate) struct Worker {
     pub(crate) versions: Versions,
     pub(crate) cache: Cache,
     pub(crate) scratch: ScratchRoot,
+    pub(crate) coordination: Arc<dyn Coordination>,
     pub(crate) slots: Slots,
+    pub(crate) waiting: WaitingRoom,
+    pub(crate) fencing: Fencing,
     pub(crate) leases: Arc<Leases>,
     pub(crate) tasks: TaskTracker,
     pub(crate) shutdown: Shutdown,
@@ -72,13 +78,25 @@ impl Worker {
             versions: Versions::new(Arc::clone(&ports.record)),
             cache: Cache::new(config.cache_dir.clone(), fetch_timeout),
             scratch,
+            coordination: Arc::clone(&ports.coordination),
             slots: Slots::new(config.slots),
+            waiting: WaitingRoom::new(config.waiting_max),
+            fencing: Fencing::new(
+                Arc::clone(&ports.coordination),
+                Arc::clone(&ports.record),
+                config.fence_generation.into(),
+            ),
             leases: Leases::new(Arc::clone(&ports.record), node.clone(), config.lease()),
             tasks: TaskTracker::new(),
             shutdown,
             node,
             config,
         })
+    }
+
+    /// Is the coordination away, as far as is known?
+    pub(crate) fn is_uncoordinated(&self) -> bool {
+        *self.coordination.link().borrow() == Link::Down
     }
 
     fn info(&self) -> NodeInfo {
@@ -120,6 +138,7 @@ pub async fn run(config: Config, ports: Ports, shutdown: Shutdown) -> anyhow::Re
     let mut background = JoinSet::new();
     background.spawn(heed(Arc::clone(&worker), controls));
     background.spawn(renew(Arc::clone(&worker)));
+    background.spawn(compare_fences(Arc::clone(&worker)));
     let mut membership = JoinSet::new();
     let coordination = Arc::clone(&ports.coordination);
     membership.spawn(announce(coordination, worker.info(), shutdown.clone(), leave.clone()));
@@ -152,6 +171,10 @@ pub async fn run(config: Config, ports: Ports, shutdown: Shutdown) -> anyhow::Re
 
 async fn renew(worker: Arc<Worker>) {
     worker.leases.renew_every(worker.config.renew_every()).await;
+}
+
+async fn compare_fences(worker: Arc<Worker>) {
+    worker.fencing.keep_watch().await;
 }
 
 /// Does what is broadcast. A broadcast may get lost; each renewal brings the same.

@@ -16,8 +16,10 @@ pub(crate) enum Outcome {
     Failed(Failure),
     /// It ran longer than its `run_timeout`.
     TimedOut(Failure),
-    /// Its deadline passed before it started.
-    Expired,
+    /// Its deadline, or the time it may wait, passed before it started; a sentence that says so.
+    Expired(String),
+    /// It could not wait any longer for its lock or its limits here and now: due again after this time.
+    Waiting(Duration),
     /// It had to end, and its tree is dead.
     Stopped(Stop),
     /// Our own fault.
@@ -48,15 +50,15 @@ pub(crate) fn settle(
         Outcome::TimedOut(failure) => {
             again(failure.class).unwrap_or_else(|| ended(Ending::TimedOut(failure)))
         }
-        Outcome::Expired => {
-            let message = "its deadline passed before it could start";
-            ended(Ending::Expired(Failure::new(ErrorClass::Deadline, message)))
-        }
+        Outcome::Expired(message) => ended(Ending::Expired(Failure::new(ErrorClass::Deadline, message))),
+        Outcome::Waiting(delay) => Settlement::Yielded { delay, is_waiting: true },
         Outcome::Stopped(Stop::Cancel) => {
-            let message = "its caller took it back while it was running";
+            let message = "its caller took it back after it was claimed";
             ended(Ending::Cancelled(Failure::new(ErrorClass::Cancelled, message)))
         }
-        Outcome::Stopped(Stop::Yield | Stop::YieldAtOnce | Stop::LeaseEnd) => Settlement::YIELDED,
+        Outcome::Stopped(Stop::Yield | Stop::YieldAtOnce | Stop::LeaseEnd | Stop::RightLost) => {
+            Settlement::YIELDED
+        }
         Outcome::Stopped(Stop::Lost) => return None,
         Outcome::Broken { class, message } => {
             Settlement::Failed { delay: failure_delay(claim.failures), class, message }
@@ -107,7 +109,7 @@ mod tests {
     fn what_is_not_ours_is_not_settled_and_what_is_given_back_spends_nothing() {
         let stopped = |stop| settle(Outcome::Stopped(stop), &claim(0), None, 0.5);
         assert_eq!(stopped(Stop::Lost), None);
-        for stop in [Stop::Yield, Stop::YieldAtOnce, Stop::LeaseEnd] {
+        for stop in [Stop::Yield, Stop::YieldAtOnce, Stop::LeaseEnd, Stop::RightLost] {
             assert_eq!(stopped(stop), Some(Settlement::YIELDED));
         }
         assert!(matches!(stopped(Stop::Cancel), Some(Settlement::Ended(Ending::Cancelled(_)))));

@@ -50,6 +50,8 @@ pub const RUN_TIMEOUT_MAX: Duration = Duration::from_secs(24 * 3600);
 pub const EXCLUSIVE_WAIT_TIMEOUT_DEFAULT: Duration = Duration::from_secs(600);
 /// The longest an execution may wait for its lock and its limits.
 pub const EXCLUSIVE_WAIT_TIMEOUT_MAX: Duration = Duration::from_secs(24 * 3600);
+/// The most that may wait for one lock or one limit, on all nodes together.
+pub const EXCLUSIVE_WAITERS_MAX: u32 = 1_000;
 /// The largest `max_running` of a limit.
 pub const MAX_RUNNING_MAX: u32 = 10_000;
 /// The most `[[limit]]` tables of a manifest.

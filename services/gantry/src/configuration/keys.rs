@@ -98,6 +98,12 @@ pub const KEYS: &[Key] = &[
         "how long deliveries wait for a slot before a full node gives them back, in milliseconds",
         0..=DAY_MS,
     ),
+    number("worker.waiting_max", "how many executions wait for a lock or a limit at most", 1..=100_000),
+    number(
+        "worker.fence_generation",
+        "raised on all workers after ZooKeeper was rebuilt or restored",
+        0..=4_294_967_295,
+    ),
     number(
         "worker.drain_ms_max",
         "how long a drain waits for what runs before it gives it back, in milliseconds",

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use domain::limits::RESULT_BYTES_MAX;
 use domain::{ErrorClass, Failure, Manifest, Payload, ResultSource};
 use protocol::Request;
-use store::Writer;
+use store::{Fence, Writer};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
@@ -32,6 +32,8 @@ pub(crate) struct Process<'a> {
     pub(crate) base: i64,
     pub(crate) held: &'a Watch,
     pub(crate) writer: &'a Writer,
+    /// Of an exclusive execution: what it writes under.
+    pub(crate) fence: Option<&'a Fence>,
 }
 
 impl Process<'_> {
@@ -58,6 +60,7 @@ impl Process<'_> {
             held: self.held,
             execute_id: self.request.execute_id,
             attempt: self.attempt,
+            fence: self.fence,
         };
         let watch = async {
             let end = watch(shim, &mut watched, &start).await;
@@ -92,10 +95,15 @@ impl Process<'_> {
             cwd: self.bundle.to_path_buf(),
             run_timeout_ms: self.manifest.limits.run_timeout_ms,
             grace_ms: self.manifest.limits.grace_ms,
+            stop_file: Some(self.stop_file()),
             lease: self.held.lease(),
             input_bytes: self.request.input.bytes.len() as u64,
             result_bytes_max: RESULT_BYTES_MAX as u64 + 1,
         })
+    }
+
+    fn stop_file(&self) -> PathBuf {
+        self.scratch.path().join(".gantry-stop")
     }
 
     /// The script's environment, built from nothing.
@@ -112,7 +120,11 @@ impl Process<'_> {
             ("GANTRY_MODEL", self.request.model.to_string()),
             ("GANTRY_VERSION", self.version.to_string()),
             ("GANTRY_RESULT_FD", "3".to_owned()),
+            ("GANTRY_STOP_FILE", self.stop_file().display().to_string()),
         ];
+        if let Some(Fence { generation, number, .. }) = self.fence {
+            environment.push(("GANTRY_FENCING_TOKEN", format!("{generation}.{number}")));
+        }
         if let Some(deadline) = self.request.deadline {
             environment.push(("GANTRY_DEADLINE", deadline.to_string()));
         }
@@ -127,8 +139,13 @@ impl Process<'_> {
             printed.tail.clear();
             return (broken(message), Duration::ZERO);
         }
-        if printed.fault.is_some() {
-            return (Outcome::Stopped(Stop::Lost), Duration::ZERO);
+        match &printed.fault {
+            Some(Fault::PastRights) => return (Outcome::Stopped(Stop::RightLost), Duration::ZERO),
+            Some(Fault::Stale) if self.fence.is_some() => {
+                return (Outcome::Stopped(Stop::RightLost), Duration::ZERO);
+            }
+            Some(Fault::Stale | Fault::Refused(_)) => return (Outcome::Stopped(Stop::Lost), Duration::ZERO),
+            None => {}
         }
         let (exit, result) = match end {
             End::Exited { exit, result } => (exit, result),
@@ -220,7 +237,7 @@ async fn watch(mut shim: Shim, held: &mut Watch, start: &Start) -> End {
         if stop > told {
             told = stop;
             let order = match stop {
-                Some(Stop::Lost | Stop::YieldAtOnce) => Order::Kill,
+                Some(Stop::Lost | Stop::RightLost | Stop::YieldAtOnce) => Order::Kill,
                 Some(Stop::Yield | Stop::Cancel | Stop::LeaseEnd) | None => Order::Terminate,
             };
             let _ = shim.order(&order).await;

@@ -27,6 +27,9 @@ pub struct Start {
     pub run_timeout_ms: u64,
     /// From SIGTERM to the kill of the whole tree, in milliseconds.
     pub grace_ms: u64,
+    /// The file that is made, in a directory that is there, just before the SIGTERM: the script may look for it.
+    #[serde(default)]
+    pub stop_file: Option<PathBuf>,
     /// Until when it may run if the worker says nothing more.
     pub lease: Lease,
     /// How many bytes of input follow.
@@ -35,7 +38,7 @@ pub struct Start {
     pub result_bytes_max: u64,
 }
 
-/// Until when the attempt is ours without a further renewal.
+/// Until when the attempt is ours without a further renewal: of its lease in the record, and of its lock and its limits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Lease {
     /// SIGTERM at this moment.
@@ -45,6 +48,12 @@ pub struct Lease {
 }
 
 impl Lease {
+    /// The earlier of both clocks, each for itself.
+    #[must_use]
+    pub fn min(self, other: Self) -> Self {
+        Self { stop_at: self.stop_at.min(other.stop_at), kill_at: self.kill_at.min(other.kill_at) }
+    }
+
     /// What a lease of `lease` allows that was asked for at `sent_at` and granted later: the tree is asked to end when
     /// a fifth of it is left and dead when a tenth is left, so before anybody else may take it.
     #[must_use]
@@ -56,7 +65,7 @@ impl Lease {
 /// What the worker says afterwards.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Order {
-    /// The lease was renewed.
+    /// The lease was renewed: this one holds from here on.
     Extend(Lease),
     /// SIGTERM now, and the kill of the whole tree after the grace.
     Terminate,

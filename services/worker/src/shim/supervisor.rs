@@ -2,11 +2,12 @@ use std::fs::File;
 use std::io::{self, Seek as _, Write as _};
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::process::CommandExt as _;
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::fs::{MemfdFlags, Mode, memfd_create};
+use rustix::fs::{MemfdFlags, Mode, OFlags, memfd_create, open};
 use rustix::io::{Errno, FdFlags};
 use rustix::process::{getpid, umask};
 use rustix::time::{
@@ -109,6 +110,7 @@ struct Supervisor {
     run_until: Boottime,
     grace: Duration,
     lease: Lease,
+    stop_file: Option<PathBuf>,
     stopping: Option<Stopping>,
     oom_kills_before: Option<u64>,
 }
@@ -128,6 +130,7 @@ impl Supervisor {
             run_until: now.after(Duration::from_millis(start.run_timeout_ms)),
             grace: Duration::from_millis(start.grace_ms),
             lease: start.lease,
+            stop_file: start.stop_file.clone(),
             stopping: None,
             oom_kills_before: oom_kills(),
         })
@@ -183,10 +186,8 @@ impl Supervisor {
             loop {
                 match self.inbox.said() {
                     Ok(None) => break,
-                    Ok(Some(FromWorker::Order(Order::Extend(lease)))) => {
-                        self.lease.stop_at = self.lease.stop_at.max(lease.stop_at);
-                        self.lease.kill_at = self.lease.kill_at.max(lease.kill_at);
-                    }
+                    // The last word stands, also if it is a shorter one: orders come in order.
+                    Ok(Some(FromWorker::Order(Order::Extend(lease)))) => self.lease = lease,
                     Ok(Some(FromWorker::Order(Order::Terminate))) => self.stop(Cause::Ordered, self.grace),
                     Ok(Some(FromWorker::Order(Order::Kill))) => return Some(Cause::Ordered),
                     Ok(Some(FromWorker::Start(_) | FromWorker::Input(_))) | Err(_) => {
@@ -218,9 +219,18 @@ impl Supervisor {
     /// SIGTERM to the tree, unless it had it already; the first cause stays.
     fn stop(&mut self, cause: Cause, grace: Duration) {
         if self.stopping.is_none() {
+            self.make_stop_file();
             self.tree.terminate();
             self.stopping = Some(Stopping { cause, kill_at: Boottime::now().after(grace) });
         }
+    }
+
+    /// Makes the file that says so to a script that looks for it. Never through a link: the script may write there too.
+    fn make_stop_file(&self) {
+        let Some(path) = &self.stop_file else { return };
+        let flags = OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::WRONLY | OFlags::CLOEXEC;
+        // What stands in its place, or that there is no place, is the script's own doing: the signal follows all the same.
+        let _ = open(path, flags, Mode::RUSR | Mode::WUSR);
     }
 
     /// Waits until something happens, and moves bytes. An error means that the worker is gone.

@@ -69,7 +69,7 @@ async fn a_script_knows_what_it_is_and_nothing_of_the_worker() {
     let names = log.iter().map(|line| line.line.trim()).find(|line| line.contains("PATH")).unwrap();
     assert_eq!(
         names,
-        "GANTRY_ATTEMPT GANTRY_EXECUTE_ID GANTRY_MODEL GANTRY_RESULT_FD GANTRY_VERSION HOME LANG PATH PWD SHLVL \
+        "GANTRY_ATTEMPT GANTRY_EXECUTE_ID GANTRY_MODEL GANTRY_RESULT_FD GANTRY_STOP_FILE GANTRY_VERSION HOME LANG PATH PWD SHLVL \
          TMPDIR TZ _"
     );
 }

@@ -4,8 +4,10 @@
 
 mod bundles;
 mod capacity;
+mod counted;
 mod deaths;
 mod deliveries;
 mod endings;
+mod exclusive;
 mod shim;
 mod support;

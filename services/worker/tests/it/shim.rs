@@ -29,6 +29,7 @@ fn start(script: &str) -> Start {
         cwd: "/".into(),
         run_timeout_ms: 60_000,
         grace_ms: 60_000,
+        stop_file: None,
         lease: lease(Duration::from_secs(60)),
         input_bytes: 0,
         result_bytes_max: 1 << 20,

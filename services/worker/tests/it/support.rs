@@ -10,9 +10,11 @@ use artifacts::{Artifacts, DirectoryConfig};
 use bootstrap::{Ports, Shutdown, ShutdownTrigger};
 use broker::Broker as _;
 use broker::embedded::Embedded;
+use coordination::Coordination;
 use coordination::record::{RecordCoordination, RecordCoordinationConfig};
 use domain::{
-    Digest, Ending, ExecuteId, Manifest, NodeId, Payload, QueueName, State, TenantId, VersionSelector,
+    Digest, Ending, ExecuteId, LockKey, Manifest, NodeId, Payload, QueueName, State, TenantId,
+    VersionSelector,
 };
 use protocol::http::Execution;
 use protocol::{RawMessage, Reply, ReplyAddress, Request};
@@ -23,6 +25,8 @@ use testkit::{eventually, eventually_some};
 use tokio::sync::{Mutex, mpsc};
 use tokio::task::JoinSet;
 
+use crate::counted::Counted;
+
 /// Longer than anything here takes on a slow machine.
 pub const BOUND: Duration = Duration::from_secs(30);
 
@@ -30,6 +34,7 @@ pub struct World {
     pub dir: TempDir,
     pub record: Arc<dyn Record>,
     pub broker: Arc<Embedded>,
+    pub coordination: Arc<Counted>,
     ports: Ports,
     replies: Mutex<Replies>,
 }
@@ -62,15 +67,17 @@ impl World {
             Arc::new(Sqlite::open(&SqliteConfig { path: dir.path().join("record.db") }).unwrap());
         let broker = Arc::new(Embedded::new());
         let leases = RecordCoordinationConfig { lease_ms: 1_500, poll_ms: 100 };
+        let coordination = RecordCoordination::new(Arc::clone(&record), &leases);
+        let coordination = Arc::new(Counted::new(Arc::new(coordination)));
         let ports = Ports {
             record: Arc::clone(&record),
             broker: Arc::clone(&broker) as _,
-            coordination: Arc::new(RecordCoordination::new(Arc::clone(&record), &leases)),
+            coordination: Arc::clone(&coordination) as _,
             artifacts: Artifacts::directory(&DirectoryConfig { path: dir.path().join("artifacts") }),
         };
         let receiver = broker.replies().await.unwrap();
         let replies = Mutex::new(Replies { receiver, heard: HashMap::new() });
-        Self { dir, record, broker, ports, replies }
+        Self { dir, record, broker, coordination, ports, replies }
     }
 
     /// The configuration of a worker called `name`.
@@ -103,7 +110,7 @@ impl World {
     }
 
     async fn lives(&self) -> Vec<NodeId> {
-        self.record.list_nodes().await.unwrap().into_iter().map(|node| node.id).collect()
+        self.coordination.nodes().borrow().iter().map(|node| node.id.clone()).collect()
     }
 
     pub fn cache(&self) -> PathBuf {
@@ -251,6 +258,19 @@ impl World {
             }
             log.extend(page);
         }
+    }
+
+    /// Takes the lock from whoever has it, behind everybody's back: as a restored database or a clumsy operator would.
+    pub async fn lose_lock(&self, key: &LockKey) {
+        let program = "import sqlite3, sys
+database = sqlite3.connect(sys.argv[1], timeout=10)
+lost = database.execute('delete from contender where kind = ? and name = ? and fence is not null', ('lock', sys.argv[2]))
+database.commit()
+sys.exit(lost.rowcount != 1)";
+        let database = self.path("record.db");
+        let mut python = tokio::process::Command::new("python3");
+        python.args(["-c", program]).arg(database).arg(key.as_str());
+        assert!(python.status().await.unwrap().success(), "nobody has the lock");
     }
 
     /// Publishes what a monitor would, until something was due.
