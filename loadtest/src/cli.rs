@@ -4,6 +4,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use domain::{ModelName, QueueName};
 
+use crate::handover::Handover;
 use crate::locks::Locks;
 
 /// Calls a model at a given rate or from a given number of callers, and says what became of every call.
@@ -20,8 +21,9 @@ use crate::locks::Locks;
   loadtest http --model counter --rate 50 --duration 60 --lines 20
   loadtest amqp --model echo --rate 200 --duration 30 --json amqp.json
   loadtest locks --keys 5 --workers 4 --executions 2000
+  loadtest handover --contenders 2,16,64
 
-`loadtest locks` starts a system of its own on the servers of `compose/test --up DIR`.
+`locks` and `handover` use the servers of `compose/test --up DIR`.
 
 The exit code is 1 if a call was lost, doubled, unresolved or answered wrongly.")]
 pub struct Cli {
@@ -38,6 +40,7 @@ pub enum Transport {
     /// Publish straight to RabbitMQ and wait for the replies
     Amqp(Amqp),
     Locks(Locks),
+    Handover(Handover),
 }
 
 /// What is called, how often and for how long.

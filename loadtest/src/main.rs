@@ -3,6 +3,7 @@
 mod amqp;
 mod call;
 mod cli;
+mod handover;
 mod http;
 mod locks;
 mod report;
@@ -51,6 +52,7 @@ async fn run(transport: Transport) -> anyhow::Result<bool> {
         Transport::Http(plan) => call(plan, None).await,
         Transport::Amqp(args) => call(args.plan.clone(), Some(args)).await,
         Transport::Locks(args) => locks::run(args).await,
+        Transport::Handover(args) => handover::run(args).await,
     }
 }
 
