@@ -5,12 +5,6 @@
 
 prepare() {
     mkdir -p "$dir/data" "$dir/conf"
-    cat > "$dir/conf/log4j.properties" << 'CONF'
-log4j.rootLogger=INFO, CONSOLE
-log4j.appender.CONSOLE=org.apache.log4j.ConsoleAppender
-log4j.appender.CONSOLE.layout=org.apache.log4j.PatternLayout
-log4j.appender.CONSOLE.layout.ConversionPattern=%d{ISO8601} %-5p [%t:%C{1}@%L] - %m%n
-CONF
 }
 
 choose_ports() {
@@ -34,8 +28,9 @@ autopurge.purgeInterval=1
 CONF
     [[ ! -f $dir/extra.conf ]] || cat "$dir/extra.conf" >> "$dir/conf/zoo.cfg"
     spawn java -Xmx256m -XX:+UseSerialGC -XX:TieredStopAtLevel=1 -Djava.net.preferIPv4Stack=true -Dzookeeper.jmx.log4j.disable=true \
+        -Dorg.slf4j.simpleLogger.showDateTime=true "-Dorg.slf4j.simpleLogger.dateTimeFormat=HH:mm:ss.SSS" \
         -Djava.awt.headless=true "-Djava.io.tmpdir=$dir/data" -XX:-UsePerfData \
-        -cp "$dir/conf:/usr/share/java/zookeeper.jar" org.apache.zookeeper.server.quorum.QuorumPeerMain "$dir/conf/zoo.cfg"
+        -cp "/usr/share/java/zookeeper.jar:/usr/share/java/slf4j-simple.jar" org.apache.zookeeper.server.quorum.QuorumPeerMain "$dir/conf/zoo.cfg"
 }
 
 four_letter_word() {

@@ -7,12 +7,13 @@ const SERVERS: usize = 3;
 
 /// Three ZooKeeper servers that one test owns, and the links between them.
 ///
-/// What one server says to another passes through a [`Proxy`], so that a server can be cut off from the others while its
-/// clients still reach it: the fault in which it goes on answering what it can no longer know.
+/// What a follower hears of its leader passes through a [`Proxy`], so that it can be cut off while its clients still
+/// reach it: the fault in which it goes on answering what it can no longer know. (Votes are not cut: servers tell each
+/// other where to send them.)
 #[derive(Debug)]
 pub struct Ensemble {
     servers: Vec<Server>,
-    /// From a server to another, for votes and for the log.
+    /// From a server to another, should that lead it.
     links: Vec<(usize, usize, Proxy)>,
 }
 
@@ -28,13 +29,11 @@ impl Ensemble {
         for own in 0..SERVERS {
             let mut config = "initLimit=10\nsyncLimit=8\ncnxTimeout=2\n".to_owned();
             for (other, real) in ports.iter().enumerate() {
-                let [mut log, mut votes] = *real;
+                let [mut log, votes] = *real;
                 if other != own {
-                    for port in [&mut log, &mut votes] {
-                        let link = Proxy::start(&format!("127.0.0.1:{port}")).await;
-                        *port = link.address().port();
-                        links.push((own, other, link));
-                    }
+                    let link = Proxy::start(&format!("127.0.0.1:{log}")).await;
+                    log = link.address().port();
+                    links.push((own, other, link));
                 }
                 config.push_str(&format!("server.{}=127.0.0.1:{log}:{votes}\n", other + 1));
             }
@@ -77,16 +76,14 @@ impl Ensemble {
         .await
     }
 
-    /// Cuts one off from the others, in silence. Its clients still reach it.
+    /// Cuts a follower off from its leader, in silence. Its clients still reach it.
     pub fn isolate(&self, number: usize) {
-        for (from, to, link) in &self.links {
-            if *from == number || *to == number {
-                link.set(Fault::Blackhole);
-            }
+        for (_, _, link) in self.links.iter().filter(|(from, _, _)| *from == number) {
+            link.set(Fault::Blackhole);
         }
     }
 
-    /// All reach all again.
+    /// All followers reach their leader again.
     pub fn heal(&self) {
         for (_, _, link) in &self.links {
             link.set(Fault::Pass);
