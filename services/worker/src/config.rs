@@ -6,6 +6,8 @@ use anyhow::ensure;
 use domain::{NodeName, QueueName};
 use serde::{Deserialize, Serialize};
 
+use crate::labels::Labels;
+
 /// What a worker is told: the `[worker]` section.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -16,6 +18,8 @@ pub struct Config {
     pub slots: u16,
     /// The queues it serves.
     pub queues: Vec<QueueName>,
+    /// What an operator wrote of the node, for those who look at it.
+    pub labels: Labels,
     /// The node's cache of bundles, which its sync fills.
     pub cache_dir: PathBuf,
     /// Where scripts get a directory each while they run.
@@ -45,6 +49,7 @@ impl Default for Config {
             name: machine_name(),
             slots: u16::try_from(cores).unwrap_or(u16::MAX),
             queues: vec![QueueName::default()],
+            labels: Labels::default(),
             cache_dir: "/var/lib/gantry/cache".into(),
             scratch_dir: "/var/lib/gantry/scratch".into(),
             lease_ms: 30_000,

@@ -23,6 +23,7 @@ mod consumer;
 mod drain;
 mod execution;
 mod fencing;
+mod labels;
 mod leases;
 mod membership;
 mod metrics;
@@ -39,6 +40,7 @@ mod versions;
 mod waiting;
 
 pub use config::Config;
+pub use labels::Labels;
 pub use service::run;
 pub use shim::shim_main;
 

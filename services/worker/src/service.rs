@@ -101,7 +101,7 @@ impl Worker {
 
     fn info(&self) -> NodeInfo {
         NodeInfo {
-            labels: std::collections::BTreeMap::new(),
+            labels: self.config.labels.as_map().clone(),
             id: self.node.clone(),
             address: std::fs::read_to_string("/proc/sys/kernel/hostname")
                 .map_or_else(|_| "localhost".to_owned(), |name| name.trim().to_owned()),

@@ -76,6 +76,10 @@ pub const KEYS: &[Key] = &[
         ..number("worker.slots", "how many executions run at once at most", 1..=10_000)
     },
     text("worker.queues", "the queues it serves"),
+    text(
+        "worker.labels",
+        "what all are shown of the node, as `[\"zone=a\"]`: at most 16 names and texts of at most 63 characters",
+    ),
     text("worker.cache_dir", "the node's cache of bundles, shared with its sync"),
     text("worker.scratch_dir", "where each execution gets a directory of its own"),
     number(

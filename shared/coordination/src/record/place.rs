@@ -3,6 +3,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use domain::TenantId;
+use metrics::counter;
 use store::{ContendedKind, Entered, NewContender, QueuedContender, Recovery};
 use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, sleep, timeout};
@@ -13,6 +14,7 @@ use super::tickets::{State, Ticket};
 use super::{Shared, failed};
 use crate::contention::{GrantInner, PlaceInner};
 use crate::error::chain;
+use crate::metrics::RELEASES_REPEATED;
 use crate::{Boottime, Contended, Contender, CoordinationError, Lost, Place, Queue, Refused, Validity};
 
 /// How long a release waits for its answer before it goes on in the background.
@@ -61,7 +63,7 @@ pub(super) async fn enter(
 const CLOSED: Refused = Refused::Failed(CoordinationError::Away("this process has closed it"));
 
 async fn try_enter(shared: Arc<Shared>, new: NewContender, waiters_max: u32) -> Result<Place, Refused> {
-    let ticket = Arc::new(Ticket::new(new.ticket, new.running_max));
+    let ticket = Arc::new(Ticket::of(&new));
     let held = Held { shared: Arc::clone(&shared), ticket };
     let begun = Instant::now();
     let mut is_repeat = false;
@@ -163,7 +165,12 @@ impl GrantInner for RecordGrant {
         shared.tickets.forget(ticket.id);
         ticket.lost();
         let begun = Instant::now();
+        let mut is_repeat = false;
         while begun.elapsed() < RELEASE_LIMIT {
+            if is_repeat {
+                counter!(RELEASES_REPEATED).increment(1);
+            }
+            is_repeat = true;
             let left = RELEASE_LIMIT.saturating_sub(begun.elapsed()).min(shared.call_limit());
             match timeout(left, shared.record.leave(&[ticket.id])).await {
                 Ok(Ok(())) => {

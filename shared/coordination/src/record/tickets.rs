@@ -3,7 +3,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use store::{Standing, StoreError};
+use metrics::{gauge, histogram};
+use store::{NewContender, Standing, StoreError};
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::warn;
@@ -11,6 +12,7 @@ use uuid::Uuid;
 
 use super::Shared;
 use crate::error::chain;
+use crate::metrics::{LOCK_WAIT_SECONDS, LOCKS_HELD};
 use crate::{Boottime, Validity};
 
 /// For how long this process tries to leave all queues when it closes.
@@ -41,12 +43,16 @@ struct Entry {
 /// A place in a queue, as far as it is known.
 pub(super) struct Ticket {
     pub(super) id: Uuid,
+    kind: &'static str,
     running_max: u32,
+    since: Instant,
     pub(super) position: watch::Sender<u32>,
     pub(super) state: watch::Sender<State>,
     pub(super) validity: watch::Sender<Validity>,
     /// There is nothing to take out of a queue.
     left: AtomicBool,
+    /// As one that is held.
+    is_counted: AtomicBool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,14 +63,17 @@ pub(super) enum State {
 }
 
 impl Ticket {
-    pub(super) fn new(id: Uuid, running_max: u32) -> Self {
+    pub(super) fn of(new: &NewContender) -> Self {
         Self {
-            id,
-            running_max,
+            id: new.ticket,
+            kind: new.kind.label(),
+            running_max: new.running_max,
+            since: Instant::now(),
             position: watch::Sender::new(0),
             state: watch::Sender::new(State::Waits),
             validity: watch::Sender::new(Validity::Lost),
             left: AtomicBool::new(false),
+            is_counted: AtomicBool::new(false),
         }
     }
 
@@ -80,7 +89,11 @@ impl Ticket {
         if let Some(fence) = standing.fence {
             self.validity.send_replace(Validity::granted(sent_at, lease));
             let has = State::Has { fence };
-            self.state.send_if_modified(|known| std::mem::replace(known, has) != has);
+            if self.state.send_if_modified(|known| std::mem::replace(known, has) != has) {
+                histogram!(LOCK_WAIT_SECONDS, "kind" => self.kind).record(self.since.elapsed());
+                gauge!(LOCKS_HELD, "kind" => self.kind).increment(1.0);
+                self.is_counted.store(true, Ordering::Relaxed);
+            }
         }
     }
 
@@ -102,6 +115,14 @@ impl Ticket {
         }
         let is_next = *self.position.borrow() == 0;
         beat.min(if is_next { shared.poll / 5 } else { shared.poll })
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        if self.is_counted.load(Ordering::Relaxed) {
+            gauge!(LOCKS_HELD, "kind" => self.kind).decrement(1.0);
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! ZooKeeper going away, in every way it does. Each test owns its server, with ticks of 1 s and sessions of 4 s.
 
 mod locks;
+mod record;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

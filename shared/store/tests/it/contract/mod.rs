@@ -2,6 +2,7 @@
 
 mod accept;
 mod claim;
+mod contention;
 mod env;
 mod fences;
 mod finish;
@@ -14,6 +15,7 @@ mod on_sqlite;
 mod reading;
 mod sweeps;
 
+pub use contention::contender;
 pub use env::{
     Env, Fixture, append, claim_of, claimed, direct, failed, fence, finish, lines, new_execution, node,
     requeue_of, succeeded, text,
@@ -146,5 +148,16 @@ contract! {
         upkeep_is_refused_to_a_stale_fence,
         a_node_event_is_recorded_when_something_changed,
         the_running_are_counted_by_node,
+    ;
+    contention:
+        who_comes_first_has_the_lock_first,
+        who_enters_again_attaches,
+        more_than_may_wait_are_turned_away,
+        a_lease_that_runs_out_makes_way_unless_it_was_extended,
+        who_enters_passes_what_ran_out,
+        a_limit_is_had_by_so_many,
+        queues_of_other_tenants_kinds_and_names_are_others,
+        what_is_asked_of_nodes_is_kept_until_it_is_nothing,
+        what_nodes_have_of_bundles_lasts_as_long_as_the_lease_of_who_said_so,
     ;
 }

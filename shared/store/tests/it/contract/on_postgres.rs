@@ -92,6 +92,8 @@ impl Fixture for OnPostgres {
             ("idempotency_key", &["expires_at"]),
             ("node", &["leased_until"]),
             ("leadership", &["leased_until"]),
+            ("contender", &["leased_until"]),
+            ("bundle_announcer", &["leased_until"]),
         ] {
             let by = format!("make_interval(secs => {})", by.as_secs_f64());
             let moved: Vec<_> = columns.iter().map(|column| format!("{column} = {column} - {by}")).collect();

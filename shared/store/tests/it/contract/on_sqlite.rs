@@ -55,6 +55,8 @@ impl Fixture for OnSqlite {
             ("idempotency_key", &["expires_at"]),
             ("node_lease", &["expires_at"]),
             ("leader", &["leased_until"]),
+            ("contender", &["leased_until"]),
+            ("bundle_announcer", &["leased_until"]),
         ] {
             let moved: Vec<_> = columns.iter().map(|column| format!("{column} = {column} - ?1")).collect();
             connection.execute(&format!("update {table} set {}", moved.join(", ")), [us]).unwrap();

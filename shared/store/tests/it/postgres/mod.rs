@@ -1,5 +1,6 @@
 //! What is special about PostgreSQL: its races, its schema, its links.
 
+mod contention;
 mod faults;
 mod fences;
 mod links;
