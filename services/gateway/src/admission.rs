@@ -10,7 +10,7 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, header};
 use bytes::{Bytes, BytesMut};
 use domain::limits::{DEADLINE_MAX, IDEMPOTENCY_KEY_BYTES_MAX, INPUT_BYTES_MAX, WAIT_DEFAULT, WAIT_MAX};
-use domain::{ExecuteId, Payload};
+use domain::{ExecuteId, Manifest, ModelName, Payload};
 use futures::StreamExt;
 use jiff::Timestamp;
 use protocol::{ProblemCode, http};
@@ -177,6 +177,13 @@ pub(crate) async fn input(
         payload.check_json().map_err(|error| Refusal::new(ProblemCode::JsonSyntax, error.to_string()))?;
     }
     Ok((payload, room))
+}
+
+/// Has the input everything that the names of its model's lock and limits are made of? (A queue producer hears the same as
+/// the ending of its execution.)
+pub(crate) fn keys(manifest: &Manifest, model: &ModelName, input: &Payload) -> Result<(), Refusal> {
+    let named = manifest.lock_key(input).and_then(|_| manifest.limits_of(model, input));
+    named.map(drop).map_err(|detail| Refusal::new(ProblemCode::Input, detail))
 }
 
 /// A body, and its share of the memory that bodies may take.

@@ -124,6 +124,8 @@ codes! {
     MediaType = 415, "The media type is not accepted";
     /// The key was used with another input.
     IdempotencyKeyReused = 422, "The idempotency key was used with another input";
+    /// The input lacks what the model's lock or limits are named after.
+    Input = 422, "The input does not fit the model";
     /// The script failed.
     ExecutionFailed = 422, "The execution failed";
     /// The execution's deadline passed before it could start.

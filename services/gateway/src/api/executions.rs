@@ -75,6 +75,7 @@ pub(crate) async fn submit(
     let (input, room) = admission::input(&gateway.bodies, &headers, body).await?;
     let version = gateway.versions.find(&gateway.tenant, &model, &selector).await?;
     let Some(version) = version else { return Err(no_version(&gateway, &model, &selector).await?) };
+    admission::keys(&version.manifest, &model, &input)?;
     let traceparent = admission::traceparent(&headers);
     let wait = preference.wait;
     let submission = Submission { model, version, input, idempotency_key, deadline, traceparent, wait, room };

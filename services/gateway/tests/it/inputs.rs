@@ -2,7 +2,7 @@ use domain::limits::INPUT_BYTES_MAX;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::harness::Env;
+use crate::harness::{Env, bundle_of};
 
 /// Nothing of it is stored, and the next good request is unaffected.
 async fn nothing_was_stored(env: &Env) {
@@ -106,5 +106,18 @@ async fn what_does_not_exist_is_not_found_in_the_same_form() {
         assert_eq!(answer.status(), status, "{method} {path}");
         assert_eq!(answer.json::<Value>().await.unwrap()["code"], code, "{method} {path}");
     }
+    nothing_was_stored(&env).await;
+}
+
+#[tokio::test]
+async fn an_input_without_the_parts_of_a_lock_s_name_is_refused_before_it_is_stored() {
+    let env = Env::new().await;
+    let manifest = "runtime = \"builtin\"\nbuiltin = \"echo\"\nexclusive = \"account:{input.id}\"\n";
+    assert_eq!(env.push("echo", &bundle_of(&[("gantry.toml", manifest)])).await.status(), 201);
+    let answer = env.post(&json!({})).send().await.unwrap();
+    assert_eq!(answer.status(), 422);
+    let problem: Value = answer.json().await.unwrap();
+    assert_eq!(problem["code"], "input");
+    assert!(problem["detail"].as_str().unwrap().contains("input.id"), "{problem}");
     nothing_was_stored(&env).await;
 }
