@@ -15,7 +15,7 @@
 //! refuses the writes of the older fence.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -67,22 +67,30 @@ impl Lease {
     }
 
     pub(super) fn user(shared: &Arc<Shared>) -> User {
-        shared.lease.users.send_modify(|users| *users += 1);
+        shared.lease.users.send_modify(|users| {
+            if *users == 0 {
+                // How long nobody needed it says nothing about the process, which must not look frozen after it.
+                shared.lease.lock().sent.clear();
+            }
+            *users += 1;
+        });
         User(Arc::clone(shared))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Proofs> {
+        self.proofs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn watch(&self) -> watch::Receiver<Proven> {
         self.proven.subscribe()
     }
 
-    /// Nobody needs it for now. How long that lasts says nothing about the process, which must not look frozen after it.
-    fn forget(&self) {
-        self.proofs.lock().unwrap_or_else(PoisonError::into_inner).sent.clear();
-    }
-
     /// A write of `session` that was sent at `sent_at` was answered.
     pub(super) fn answered(&self, session: &Session, sent_at: Boottime) {
-        let mut proofs = self.proofs.lock().unwrap_or_else(PoisonError::into_inner);
+        if *self.users.borrow() == 0 {
+            return;
+        }
+        let mut proofs = self.lock();
         if proofs.session != session.id() {
             *proofs = Proofs { session: session.id(), sent: VecDeque::new() };
         }
@@ -124,7 +132,7 @@ pub(super) async fn keep(shared: Arc<Shared>) {
         tokio::select! {
             () = beat_on(&shared, &connection) => {}
             () = shared.disconnected(&connection) => {}
-            _ = users.wait_for(|users| *users == 0) => shared.lease.forget(),
+            _ = users.wait_for(|users| *users == 0) => {}
         }
         drop(connection);
         sleep(PAUSE).await;

@@ -140,6 +140,9 @@ impl GrantInner for Held {
     }
 }
 
+/// Ends when something happens to an entry.
+type Gone = Pin<Box<dyn Future<Output = WatchedEvent> + Send>>;
+
 /// Why a task ends before it is told to leave.
 pub(super) enum End {
     Refused(Refused),
@@ -242,7 +245,7 @@ impl Seat {
     /// Waits until the entry is the first of the queue.
     async fn wait_turn(&mut self, entered: &mut Entered) -> Result<(), End> {
         let queued = self.queued.as_ref().ok_or(Lost)?;
-        let mut before: Option<(String, Pin<Box<dyn Future<Output = WatchedEvent> + Send>>)> = None;
+        let mut before: Option<(String, Gone)> = None;
         loop {
             let connection = alive(&self.shared, self.session).await?;
             let Some(names) = answered(connection.session.list(&queued.directory)).await else { continue };
@@ -261,7 +264,7 @@ impl Seat {
                 let path = format!("{}/{next}", queued.directory);
                 match answered(connection.session.watch_stat(&path)).await {
                     Some((Some(_), gone)) => before = Some((next.clone(), Box::pin(gone.changed()))),
-                    _ => continue,
+                    Some((None, _)) | None => continue,
                 }
             }
             let Some((_, gone)) = &mut before else { continue };

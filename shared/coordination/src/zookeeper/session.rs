@@ -257,9 +257,12 @@ async fn connect(shared: &Shared) -> Result<Client, String> {
         connector = connector.with_auth("digest", proof.as_bytes());
     }
     let connected = async {
-        let client = connector.connect(&config.servers).await.map_err(|error| match error {
-            Error::AuthFailed => "the servers refuse the credential".to_owned(),
-            error => error.to_string(),
+        let client = connector.connect(&config.servers).await.map_err(|error| {
+            if error == Error::AuthFailed {
+                "the servers refuse the credential".to_owned()
+            } else {
+                error.to_string()
+            }
         })?;
         access::check(&client, config.root.trim_end_matches('/'), config.credential.as_ref()).await?;
         Ok(client)
