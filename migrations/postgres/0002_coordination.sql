@@ -152,3 +152,6 @@ create table bundle_notice (
     primary key (digest, node)
 );
 create index bundle_notice_announcer on bundle_notice (announcer);
+
+-- When an alias was last to move to this version and could not yet, because too few nodes had it: they fetch it.
+alter table version add column wanted_at timestamptz;

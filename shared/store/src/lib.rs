@@ -35,7 +35,7 @@ pub use execution::{
     ExecutionFilter, ExecutionRow, Fence, FenceTaken, Finish, Finished, LoggedLine, NewExecution, Renewal,
     Requeue, Rescued, Settlement,
 };
-pub use model::{PushVersion, PushedVersion, VersionRow};
+pub use model::{AliasSet, ExpectedAlias, PushVersion, PushedVersion, SetAlias, VersionRow};
 pub use node::{Leadership, NodeEvent, NodeEventKind};
 pub use record::{CancelAnswer, Record};
 pub use writer::{Writer, WriterConfig, WriterTask};

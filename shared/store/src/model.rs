@@ -1,4 +1,4 @@
-use domain::{Digest, Manifest, ModelName, TenantId, VersionNumber};
+use domain::{AliasName, Digest, Manifest, ModelName, TenantId, VersionNumber};
 use jiff::Timestamp;
 
 /// A version to add to a model.
@@ -42,4 +42,49 @@ pub struct VersionRow {
     pub aliases: Vec<String>,
     /// When it was pushed.
     pub created_at: Timestamp,
+    /// When an alias was last to move here and could not yet ([`crate::Record::want_version`]).
+    pub wanted_at: Option<Timestamp>,
+}
+
+/// An alias to move, to make or to take away.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SetAlias {
+    /// Whose it is.
+    pub tenant: TenantId,
+    /// The model.
+    pub model: ModelName,
+    /// The alias.
+    pub alias: AliasName,
+    /// What it is to point at; `None`: there is to be no such alias.
+    pub version: Option<VersionNumber>,
+    /// Only if it points at this now.
+    pub expected: ExpectedAlias,
+}
+
+/// What an alias must point at to be moved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ExpectedAlias {
+    /// Whatever it points at.
+    Anything,
+    /// There is no such alias yet.
+    Nothing,
+    /// This version.
+    Version(VersionNumber),
+}
+
+/// What became of an alias to move.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AliasSet {
+    /// It is as was asked for.
+    Set {
+        /// What it pointed at before.
+        was: Option<VersionNumber>,
+    },
+    /// It points at something else than was expected and was left alone.
+    Differs {
+        /// What it points at.
+        is: Option<VersionNumber>,
+    },
+    /// The model has no such version; nothing was changed.
+    NoVersion,
 }

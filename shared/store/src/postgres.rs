@@ -31,7 +31,10 @@ mod words;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use domain::{Ending, ExecuteId, ModelName, NodeId, NodeName, Payload, QueueName, TenantId, VersionSelector};
+use domain::{
+    AliasName, Ending, ExecuteId, ModelName, NodeId, NodeName, Payload, QueueName, TenantId, VersionNumber,
+    VersionSelector,
+};
 use protocol::{NodeInfo, NodeSettings};
 use uuid::Uuid;
 
@@ -39,10 +42,11 @@ use self::client::Database;
 pub use self::config::PostgresConfig;
 pub use self::migrate::migrate;
 use crate::{
-    Acceptance, Append, Appended, BundleChange, BundleRow, CancelAnswer, ClaimAnswer, ClaimRequest,
+    Acceptance, AliasSet, Append, Appended, BundleChange, BundleRow, CancelAnswer, ClaimAnswer, ClaimRequest,
     Conclusion, ContendedKind, Dispatch, Entered, ExecutionFilter, ExecutionRow, Fence, FenceTaken, Finish,
     Finished, Leadership, LoggedLine, NewContender, NewExecution, NodeEvent, NodeEventKind, PushVersion,
-    PushedVersion, QueuedContender, Record, Renewal, Requeue, Rescued, Standing, StoreError, VersionRow,
+    PushedVersion, QueuedContender, Record, Renewal, Requeue, Rescued, SetAlias, Standing, StoreError,
+    VersionRow,
 };
 
 /// The record in a schema of a PostgreSQL database. Dropping it closes its connections.
@@ -253,6 +257,27 @@ impl Record for Postgres {
         model: Option<&ModelName>,
     ) -> Result<Vec<VersionRow>, StoreError> {
         model::list(&self.database, tenant, model).await
+    }
+
+    async fn set_alias(&self, set: &SetAlias) -> Result<AliasSet, StoreError> {
+        model::set_alias(&self.database, set).await
+    }
+
+    async fn list_aliases(
+        &self,
+        tenant: &TenantId,
+        model: &ModelName,
+    ) -> Result<Vec<(AliasName, VersionNumber)>, StoreError> {
+        model::list_aliases(&self.database, tenant, model).await
+    }
+
+    async fn want_version(
+        &self,
+        tenant: &TenantId,
+        model: &ModelName,
+        version: VersionNumber,
+    ) -> Result<(), StoreError> {
+        model::want(&self.database, tenant, model, version).await
     }
 
     async fn announce_node(&self, info: &NodeInfo, lease: Duration) -> Result<(), StoreError> {

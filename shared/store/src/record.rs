@@ -1,15 +1,18 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use domain::{Ending, ExecuteId, ModelName, NodeId, NodeName, Payload, QueueName, TenantId, VersionSelector};
+use domain::{
+    AliasName, Ending, ExecuteId, ModelName, NodeId, NodeName, Payload, QueueName, TenantId, VersionNumber,
+    VersionSelector,
+};
 use protocol::{NodeInfo, NodeSettings};
 use uuid::Uuid;
 
 use crate::{
-    Acceptance, Append, Appended, BundleChange, BundleRow, ClaimAnswer, ClaimRequest, Conclusion,
+    Acceptance, AliasSet, Append, Appended, BundleChange, BundleRow, ClaimAnswer, ClaimRequest, Conclusion,
     ContendedKind, Dispatch, Entered, ExecutionFilter, ExecutionRow, Fence, FenceTaken, Finish, Finished,
     Leadership, LoggedLine, NewContender, NewExecution, NodeEvent, NodeEventKind, PushVersion, PushedVersion,
-    QueuedContender, Renewal, Requeue, Rescued, Standing, StoreError, VersionRow,
+    QueuedContender, Renewal, Requeue, Rescued, SetAlias, Standing, StoreError, VersionRow,
 };
 
 /// The record of executions, logs, models and nodes. See the [crate] for the four rules every operation keeps.
@@ -257,6 +260,34 @@ pub trait Record: Send + Sync + 'static {
         tenant: &TenantId,
         model: Option<&ModelName>,
     ) -> Result<Vec<VersionRow>, StoreError>;
+
+    /// Moves, makes or takes away an alias, if it points at what is expected.
+    ///
+    /// # Errors
+    /// [`StoreError`]; on [`crate::Recovery::Unknown`] it may be done: list the aliases.
+    async fn set_alias(&self, set: &SetAlias) -> Result<AliasSet, StoreError>;
+
+    /// The aliases of a model and what they point at, by name.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    async fn list_aliases(
+        &self,
+        tenant: &TenantId,
+        model: &ModelName,
+    ) -> Result<Vec<(AliasName, VersionNumber)>, StoreError>;
+
+    /// Notes that an alias is to move to this version as soon as enough nodes have it, so that they fetch it however old
+    /// it is. A version that is not there is left alone.
+    ///
+    /// # Errors
+    /// [`StoreError`]; repeating is harmless.
+    async fn want_version(
+        &self,
+        tenant: &TenantId,
+        model: &ModelName,
+        version: VersionNumber,
+    ) -> Result<(), StoreError>;
 
     // --- nodes and leaders, for installations without ZooKeeper, and the history of nodes ---------------------------
 

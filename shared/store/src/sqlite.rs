@@ -27,7 +27,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use domain::{Ending, ExecuteId, ModelName, NodeId, NodeName, Payload, QueueName, TenantId, VersionSelector};
+use domain::{
+    AliasName, Ending, ExecuteId, ModelName, NodeId, NodeName, Payload, QueueName, TenantId, VersionNumber,
+    VersionSelector,
+};
 use protocol::{NodeInfo, NodeSettings};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -35,10 +38,11 @@ use uuid::Uuid;
 use self::node::Upkeep;
 use self::threads::Threads;
 use crate::{
-    Acceptance, Append, Appended, BundleChange, BundleRow, CancelAnswer, ClaimAnswer, ClaimRequest,
+    Acceptance, AliasSet, Append, Appended, BundleChange, BundleRow, CancelAnswer, ClaimAnswer, ClaimRequest,
     Conclusion, ContendedKind, Dispatch, Entered, ExecutionFilter, ExecutionRow, Fence, FenceTaken, Finish,
     Finished, Leadership, LoggedLine, NewContender, NewExecution, NodeEvent, NodeEventKind, PushVersion,
-    PushedVersion, QueuedContender, Record, Renewal, Requeue, Rescued, Standing, StoreError, VersionRow,
+    PushedVersion, QueuedContender, Record, Renewal, Requeue, Rescued, SetAlias, Standing, StoreError,
+    VersionRow,
 };
 
 /// Where the database is.
@@ -260,6 +264,31 @@ impl Record for Sqlite {
         let (tenant, model) = (tenant.clone(), model.cloned());
         let list = move |c: &_, _| model::list_versions(c, &tenant, model.as_ref());
         self.threads.read("list_versions", list).await
+    }
+
+    async fn set_alias(&self, set: &SetAlias) -> Result<AliasSet, StoreError> {
+        let set = set.clone();
+        self.threads.write("set_alias", move |c, _| model::set_alias(c, &set)).await
+    }
+
+    async fn list_aliases(
+        &self,
+        tenant: &TenantId,
+        model: &ModelName,
+    ) -> Result<Vec<(AliasName, VersionNumber)>, StoreError> {
+        let (tenant, model) = (tenant.clone(), model.clone());
+        self.threads.read("list_aliases", move |c, _| model::list_aliases(c, &tenant, &model)).await
+    }
+
+    async fn want_version(
+        &self,
+        tenant: &TenantId,
+        model: &ModelName,
+        version: VersionNumber,
+    ) -> Result<(), StoreError> {
+        let (tenant, model) = (tenant.clone(), model.clone());
+        let want = move |c: &_, now| model::want_version(c, now, &tenant, &model, version);
+        self.threads.write("want_version", want).await
     }
 
     async fn announce_node(&self, info: &NodeInfo, lease: Duration) -> Result<(), StoreError> {

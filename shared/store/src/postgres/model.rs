@@ -1,13 +1,13 @@
 //! Models and their versions.
 
-use domain::{Digest, ModelName, TenantId, VersionNumber, VersionSelector};
+use domain::{AliasName, Digest, ModelName, TenantId, VersionNumber, VersionSelector};
 use futures::FutureExt;
 use tokio_postgres::Row;
 
 use super::client::{Database, statement};
 use super::fail::corrupt;
 use super::row::Columns;
-use crate::{PushVersion, PushedVersion, StoreError, VersionRow};
+use crate::{AliasSet, ExpectedAlias, PushVersion, PushedVersion, SetAlias, StoreError, VersionRow};
 
 fn version(row: &Row) -> Result<VersionRow, StoreError> {
     let row = Columns(row);
@@ -20,6 +20,7 @@ fn version(row: &Row) -> Result<VersionRow, StoreError> {
         manifest: row.json("manifest")?,
         aliases: row.get("aliases")?,
         created_at: row.get("created_at")?,
+        wanted_at: row.get("wanted_at")?,
     })
 }
 
@@ -71,4 +72,55 @@ pub(super) async fn list(
     let model = model.map(ModelName::as_str);
     let rows = database.rows(&statement!("list_versions"), &[&tenant.as_str(), &model]).await?;
     rows.iter().map(version).collect()
+}
+
+pub(super) async fn set_alias(database: &Database, set: &SetAlias) -> Result<AliasSet, StoreError> {
+    let (tenant, model) = (set.tenant.to_string(), set.model.to_string());
+    let (alias, version) = (set.alias.to_string(), set.version.map(|version| version.0));
+    let expected = match set.expected {
+        ExpectedAlias::Anything => None,
+        ExpectedAlias::Nothing => Some(0),
+        ExpectedAlias::Version(version) => Some(version.0),
+    };
+    let row = database
+        .transaction("set_alias", move |transaction| {
+            async move {
+                let lock = transaction.prepare_cached(statement!("lock_model").sql).await?;
+                transaction.query(&lock, &[&tenant, &model]).await?;
+                let set = transaction.prepare_cached(statement!("set_alias").sql).await?;
+                transaction.query_one(&set, &[&tenant, &model, &alias, &version, &expected]).await
+            }
+            .boxed()
+        })
+        .await?;
+    let row = Columns(&row);
+    let points_at = row.version()?;
+    Ok(if !row.get::<bool>("is_known")? {
+        AliasSet::NoVersion
+    } else if row.get("is_expected")? {
+        AliasSet::Set { was: points_at }
+    } else {
+        AliasSet::Differs { is: points_at }
+    })
+}
+
+pub(super) async fn list_aliases(
+    database: &Database,
+    tenant: &TenantId,
+    model: &ModelName,
+) -> Result<Vec<(AliasName, VersionNumber)>, StoreError> {
+    let rows = database.rows(&statement!("list_aliases"), &[&tenant.as_str(), &model.as_str()]).await?;
+    let alias = |row| Ok((Columns(row).parsed("alias")?, VersionNumber(Columns(row).get("version")?)));
+    rows.iter().map(alias).collect()
+}
+
+pub(super) async fn want(
+    database: &Database,
+    tenant: &TenantId,
+    model: &ModelName,
+    version: VersionNumber,
+) -> Result<(), StoreError> {
+    let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 3] =
+        [&tenant.as_str(), &model.as_str(), &version.0];
+    database.rows(&statement!("want_version"), &parameters).await.map(drop)
 }

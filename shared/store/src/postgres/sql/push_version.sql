@@ -17,7 +17,7 @@ pointed as (
     insert into alias (tenant, model, alias, version) select tenant, model, 'latest', version from now
     on conflict (tenant, model, alias) do update set version = excluded.version
 )
-select n.model, n.version, n.digest, n.bytes, n.manifest, n.created_at, n.created,
+select n.model, n.version, n.digest, n.bytes, n.manifest, n.created_at, n.wanted_at, n.created,
     array(
         select a.alias from alias a
         where a.tenant = n.tenant and a.model = n.model and a.version = n.version and a.alias <> 'latest'

@@ -140,6 +140,9 @@ contract! {
         a_bundle_that_is_known_is_the_version_it_has,
         versions_are_listed_by_model_and_youngest_first,
         versions_pushed_at_once_get_different_numbers,
+        an_alias_moves_only_from_where_it_is_expected,
+        of_many_who_move_an_alias_from_one_place_one_does,
+        a_version_is_noted_as_wanted,
     ;
     nodes:
         an_announcement_runs_out_unless_it_is_renewed,

@@ -1,6 +1,6 @@
-use domain::{Digest, Manifest, ModelName, TenantId, VersionNumber, VersionSelector};
+use domain::{AliasName, Digest, Manifest, ModelName, TenantId, VersionNumber, VersionSelector};
 use futures::future::join_all;
-use store::{PushVersion, VersionRow};
+use store::{AliasSet, ExpectedAlias, PushVersion, SetAlias, VersionRow};
 
 use super::Env;
 
@@ -84,4 +84,71 @@ pub async fn versions_pushed_at_once_get_different_numbers(env: Env) {
     let versions = env.record.list_versions(&TenantId::default(), None).await.unwrap();
     let latest: Vec<_> = versions.iter().map(|version| version.aliases.len()).collect();
     assert_eq!(latest.iter().sum::<usize>(), 1);
+}
+
+const ONE: VersionNumber = VersionNumber(1);
+const TWO: VersionNumber = VersionNumber(2);
+
+async fn set(env: &Env, alias: &str, version: Option<VersionNumber>, expected: ExpectedAlias) -> AliasSet {
+    let set = SetAlias {
+        tenant: TenantId::default(),
+        model: "iris".parse().unwrap(),
+        alias: alias.parse().unwrap(),
+        version,
+        expected,
+    };
+    env.record.set_alias(&set).await.unwrap()
+}
+
+async fn aliases(env: &Env, tenant: &TenantId) -> Vec<(String, i32)> {
+    let found = env.record.list_aliases(tenant, &"iris".parse().unwrap()).await.unwrap();
+    found.into_iter().map(|(alias, version): (AliasName, _)| (alias.to_string(), version.0)).collect()
+}
+
+pub async fn an_alias_moves_only_from_where_it_is_expected(env: Env) {
+    use ExpectedAlias::{Anything, Nothing, Version};
+    let tenant = TenantId::default();
+    assert_eq!(set(&env, "stable", Some(ONE), Anything).await, AliasSet::NoVersion, "there is no model");
+    env.record.push_version(&push("iris", "one")).await.unwrap();
+    env.record.push_version(&push("iris", "two")).await.unwrap();
+    assert_eq!(set(&env, "stable", Some(VersionNumber(3)), Anything).await, AliasSet::NoVersion);
+    assert_eq!(set(&env, "stable", Some(ONE), Version(TWO)).await, AliasSet::Differs { is: None });
+    assert_eq!(aliases(&env, &tenant).await, [("latest".to_owned(), 2)]);
+
+    assert_eq!(set(&env, "stable", Some(ONE), Nothing).await, AliasSet::Set { was: None });
+    assert_eq!(find(&env, "iris", "stable").await.unwrap().version, ONE);
+    assert_eq!(set(&env, "stable", Some(TWO), Nothing).await, AliasSet::Differs { is: Some(ONE) });
+    assert_eq!(set(&env, "stable", Some(TWO), Version(TWO)).await, AliasSet::Differs { is: Some(ONE) });
+    assert_eq!(find(&env, "iris", "1").await.unwrap().aliases, ["stable"], "it was left alone");
+    assert_eq!(set(&env, "stable", Some(TWO), Version(ONE)).await, AliasSet::Set { was: Some(ONE) });
+    assert_eq!(set(&env, "stable", Some(TWO), Anything).await, AliasSet::Set { was: Some(TWO) });
+    assert_eq!(find(&env, "iris", "2").await.unwrap().aliases, ["latest", "stable"]);
+    assert_eq!(aliases(&env, &tenant).await, [("latest".to_owned(), 2), ("stable".to_owned(), 2)]);
+    assert_eq!(aliases(&env, &"stranger".parse().unwrap()).await, []);
+
+    assert_eq!(set(&env, "stable", None, Version(ONE)).await, AliasSet::Differs { is: Some(TWO) });
+    assert_eq!(set(&env, "stable", None, Version(TWO)).await, AliasSet::Set { was: Some(TWO) });
+    assert_eq!(set(&env, "stable", None, Anything).await, AliasSet::Set { was: None });
+    assert_eq!(find(&env, "iris", "stable").await, None);
+}
+
+pub async fn of_many_who_move_an_alias_from_one_place_one_does(env: Env) {
+    for bundle in 0..8 {
+        env.record.push_version(&push("iris", &bundle.to_string())).await.unwrap();
+    }
+    set(&env, "stable", Some(ONE), ExpectedAlias::Nothing).await;
+    let moves = (2..=8).map(|n| set(&env, "stable", Some(VersionNumber(n)), ExpectedAlias::Version(ONE)));
+    let moved = join_all(moves).await.into_iter().filter(|set| matches!(set, AliasSet::Set { .. })).count();
+    assert_eq!(moved, 1);
+}
+
+pub async fn a_version_is_noted_as_wanted(env: Env) {
+    env.record.push_version(&push("iris", "one")).await.unwrap();
+    assert_eq!(find(&env, "iris", "1").await.unwrap().wanted_at, None);
+    let (tenant, model) = (TenantId::default(), "iris".parse().unwrap());
+    for version in [ONE, TWO] {
+        env.record.want_version(&tenant, &model, version).await.unwrap();
+    }
+    let listed = env.record.list_versions(&tenant, None).await.unwrap();
+    assert!(listed.len() == 1 && listed[0].wanted_at.is_some_and(|at| at >= listed[0].created_at));
 }
