@@ -1,9 +1,9 @@
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
 use std::fs::{self, File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, bail};
@@ -11,34 +11,64 @@ use artifacts::bundle;
 use domain::Digest;
 use metrics::{counter, gauge};
 use protocol::cache::bundle_dir;
+use serde::{Deserialize, Serialize};
 use tracing::{info, warn};
 
 use crate::Config;
 use crate::metrics::{CACHE_BYTES, EVICTED};
+use crate::plan::{Action, Cached, Desired, Limits, Observed, plan};
 
 /// A part that nobody resumed for so long is not resumed any more.
 const PART_AGE_MAX: Duration = Duration::from_secs(24 * 3600);
 /// What is being unpacked or taken out has such a name, which is no digest's.
 const HIDDEN: u8 = b'.';
 
-/// The directory of the cache: `bundles/<digest>/` complete and read-only, `parts/<digest>` on their way.
+/// The directory of the cache: `bundles/<digest>/` complete and read-only, `sizes/<digest>` what it should hold,
+/// `parts/<digest>` on their way.
 ///
 /// All of it blocks.
 pub(crate) struct Cache {
     root: PathBuf,
-    bytes_max: u64,
-    keep: Duration,
-    /// The size of each bundle, unpacked.
-    sizes: Mutex<HashMap<Digest, u64>>,
+    limits: Limits,
+    known: Mutex<Known>,
+    /// One sweep at a time.
+    sweeping: Mutex<()>,
     /// Held for life: one sync per cache.
     _lock: File,
 }
 
+#[derive(Default)]
+struct Known {
+    cached: HashMap<Digest, Sizes>,
+    /// What the desired ones took that were taken out.
+    gone: HashMap<Digest, u64>,
+    pinned: HashSet<Digest>,
+}
+
+/// How large a bundle is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+struct Sizes {
+    /// As it comes from the artifact store.
+    packed_bytes: u64,
+    bytes: u64,
+    files: u64,
+}
+
+/// What one pass did and wants done.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Swept {
+    /// These are no longer there.
+    pub(crate) gone: Vec<Digest>,
+    /// These are to be fetched, in this order.
+    pub(crate) fetch: Vec<Digest>,
+}
+
 impl Cache {
-    /// Opens the cache, made if it is new, and clears away what an earlier life left half done.
+    /// Opens the cache, made if it is new, clears away what an earlier life left half done, and checks that what is there
+    /// has the size it had.
     pub(crate) fn open(config: &Config) -> anyhow::Result<Self> {
         let root = config.cache_dir.clone();
-        for directory in ["bundles", "parts"] {
+        for directory in ["bundles", "parts", "sizes"] {
             fs::create_dir_all(root.join(directory)).context("make its directories")?;
         }
         let lock = File::create(root.join("sync.lock")).context("open its lock")?;
@@ -49,19 +79,28 @@ impl Cache {
         }
         clear(&root).context("clear away what is half done")?;
         let cache = Self {
-            bytes_max: config.cache_bytes_max,
-            keep: Duration::from_millis(config.cache_keep_ms),
-            sizes: Mutex::new(scan(&root)?),
+            limits: config.limits(),
+            known: Mutex::default(),
+            sweeping: Mutex::default(),
             root,
             _lock: lock,
         };
+        cache.known().cached = cache.scan().context("look what is there")?;
         cache.gauge();
         Ok(cache)
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Where the part of `digest` is.
     pub(crate) fn part(&self, digest: Digest) -> PathBuf {
         self.root.join("parts").join(digest.to_string())
+    }
+
+    fn sizes_file(&self, digest: Digest) -> PathBuf {
+        self.root.join("sizes").join(digest.to_string())
     }
 
     /// Is it there? Then it counts as used now.
@@ -77,79 +116,142 @@ impl Cache {
         }
     }
 
-    /// Is there room for another bundle without taking one out?
-    pub(crate) fn has_room(&self) -> bool {
-        self.bytes() < self.bytes_max
+    /// The bundles that are there, and how many bytes they were, packed.
+    pub(crate) fn list(&self) -> Vec<(Digest, u64)> {
+        self.known().cached.iter().map(|(digest, sizes)| (*digest, sizes.packed_bytes)).collect()
     }
 
-    /// Unpacks the complete part of `digest` into its place, deletes the part and makes room.
-    pub(crate) fn admit(&self, digest: Digest) -> Result<(), bundle::BundleError> {
+    /// What `digest` takes in the cache, if it was ever there.
+    pub(crate) fn size_of(&self, digest: Digest) -> Option<u64> {
+        let known = self.known();
+        known.cached.get(&digest).map(|it| it.bytes).or_else(|| known.gone.get(&digest).copied())
+    }
+
+    /// Takes up what is desired: the pinned ones are the last to go from now on.
+    pub(crate) fn desire(&self, desired: &[Desired]) {
+        let mut known = self.known();
+        known.pinned = desired.iter().filter(|it| it.is_pinned).map(|it| it.digest).collect();
+        let digests: HashSet<_> = desired.iter().map(|it| it.digest).collect();
+        known.gone.retain(|digest, _| digests.contains(digest));
+    }
+
+    /// Unpacks the complete part of `digest` into its place, deletes the part and makes room. Returns what that took out.
+    pub(crate) fn admit(&self, digest: Digest) -> Result<Swept, bundle::BundleError> {
         let part = self.part(digest);
+        let packed_bytes = fs::metadata(&part).map_or(0, |part| part.len());
         let place = bundle_dir(&self.root, digest);
         let unpacked = bundle::unpack(&part, &place);
-        if !matches!(unpacked, Err(bundle::BundleError::Io { .. })) {
-            // The same bytes will never be anything else; only what the machine could not do is tried again with them.
+        if !matches!(&unpacked, Err(bundle::BundleError::Io { source, .. }) if !is_full(source)) {
+            // The same bytes will never be anything else, and on a full disk they are in the way; what the machine could
+            // not do otherwise is tried again with them.
             if let Err(error) = fs::remove_file(&part) {
                 warn!(%digest, %error, "cannot delete a part that is done with");
             }
         }
         unpacked?;
-        let bytes = size_of(&place).unwrap_or(0);
-        self.sizes.lock().unwrap_or_else(PoisonError::into_inner).insert(digest, bytes);
-        self.make_room(digest);
-        self.gauge();
-        Ok(())
+        let (bytes, files) = measure(&place).unwrap_or_default();
+        let sizes = Sizes { packed_bytes, bytes, files };
+        let noted = serde_json::to_vec(&sizes).map_err(io::Error::from);
+        if let Err(error) = noted.and_then(|text| fs::write(self.sizes_file(digest), text)) {
+            warn!(%digest, %error, "cannot note the size of a bundle; it will not be checked at the next start");
+        }
+        self.known().cached.insert(digest, sizes);
+        let swept = self.sweep(&[], &Observed::default(), HashSet::from([digest]));
+        let bytes = self.bytes();
+        if bytes > self.limits.cache_bytes_max {
+            let bytes_max = self.limits.cache_bytes_max;
+            warn!(bytes, bytes_max, "everything in the cache is in use: over its bound");
+        }
+        Ok(swept)
+    }
+
+    /// One pass, safe to repeat: takes out what the plan says, planning again around what is in use, and returns what
+    /// the plan says to fetch. `under_way` is what the cache cannot see itself; those that are `held` stay.
+    pub(crate) fn sweep(
+        &self,
+        desired: &[Desired],
+        under_way: &Observed,
+        mut held: HashSet<Digest>,
+    ) -> Swept {
+        let _one_at_a_time = self.sweeping.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut swept = Swept::default();
+        loop {
+            let (observed, vanished) = self.observe(under_way, &held);
+            swept.gone.extend(vanished);
+            let mut is_refused = false;
+            swept.fetch.clear();
+            for action in plan(desired, &observed, &self.limits) {
+                match action {
+                    Action::Fetch(digest) => swept.fetch.push(digest),
+                    Action::Evict(digest) if self.take_out(digest) => swept.gone.push(digest),
+                    Action::Evict(digest) => is_refused = held.insert(digest),
+                }
+            }
+            if !is_refused {
+                self.gauge();
+                return swept;
+            }
+        }
+    }
+
+    /// What there is, and what is no longer there although nobody here took it out.
+    fn observe(&self, under_way: &Observed, held: &HashSet<Digest>) -> (Observed, Vec<Digest>) {
+        let mut known = self.known();
+        let Known { cached, gone: _, pinned } = &mut *known;
+        let mut vanished = Vec::new();
+        let mut observed = Observed { disk_free_bytes: self.disk_free_bytes(), ..under_way.clone() };
+        for (digest, sizes) in cached.iter() {
+            match fs::metadata(bundle_dir(&self.root, *digest)).and_then(|it| it.modified()) {
+                Ok(used) => observed.cached.push(Cached {
+                    digest: *digest,
+                    bytes: sizes.bytes,
+                    unused_for: used.elapsed().unwrap_or_default(),
+                    is_pinned: pinned.contains(digest),
+                    is_held: held.contains(digest),
+                }),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => vanished.push(*digest),
+                Err(error) => warn!(%digest, %error, "cannot look at a bundle in the cache"),
+            }
+        }
+        cached.retain(|digest, _| !vanished.contains(digest));
+        (observed, vanished)
     }
 
     fn bytes(&self) -> u64 {
-        self.sizes.lock().unwrap_or_else(PoisonError::into_inner).values().sum()
+        self.known().cached.values().map(|sizes| sizes.bytes).sum()
     }
 
     fn gauge(&self) {
         gauge!(CACHE_BYTES).set(self.bytes() as f64);
     }
 
-    /// Takes out what was not used for longest until the cache is within its bound. What is in use stays, so the bound
-    /// may be passed for a while.
-    fn make_room(&self, newest: Digest) {
-        if self.bytes() <= self.bytes_max {
-            return;
+    fn disk_free_bytes(&self) -> u64 {
+        match rustix::fs::statvfs(&self.root) {
+            Ok(disk) => disk.f_bavail.saturating_mul(disk.f_frsize),
+            Err(error) => {
+                warn!(%error, "cannot ask how full the disk of the cache is");
+                u64::MAX
+            }
         }
-        let known: Vec<Digest> =
-            self.sizes.lock().unwrap_or_else(PoisonError::into_inner).keys().copied().collect();
-        let mut by_age: Vec<(SystemTime, Digest)> = known
-            .into_iter()
-            .filter(|digest| *digest != newest)
-            .map(|digest| {
-                let used = fs::metadata(bundle_dir(&self.root, digest)).and_then(|it| it.modified());
-                // What an operator took out has no age: it only has to be forgotten.
-                (used.unwrap_or(SystemTime::UNIX_EPOCH), digest)
-            })
-            .collect();
-        by_age.sort_unstable();
-        for (used, digest) in by_age {
-            if self.bytes() <= self.bytes_max {
-                return;
-            }
-            if used.elapsed().is_ok_and(|age| age < self.keep) {
-                break;
-            }
-            match self.evict(digest) {
-                Ok(true) => {
-                    self.sizes.lock().unwrap_or_else(PoisonError::into_inner).remove(&digest);
-                    counter!(EVICTED).increment(1);
-                    info!(%digest, "took a bundle out of the cache");
+    }
+
+    /// Takes a bundle out; `false` if somebody runs from it, or if that failed.
+    fn take_out(&self, digest: Digest) -> bool {
+        match self.evict(digest) {
+            Ok(true) => {
+                let mut known = self.known();
+                if let Some(sizes) = known.cached.remove(&digest) {
+                    known.gone.insert(digest, sizes.bytes);
                 }
-                Ok(false) => {}
-                Err(error) => warn!(%digest, %error, "cannot take a bundle out of the cache"),
+                counter!(EVICTED).increment(1);
+                info!(%digest, "took a bundle out of the cache");
+                true
             }
-        }
-        if self.bytes() > self.bytes_max {
-            warn!(
-                bytes = self.bytes(),
-                bytes_max = self.bytes_max,
-                "everything in the cache is in use: over its bound"
-            );
+            Ok(false) => false,
+            Err(error) => {
+                warn!(%digest, %error, "cannot take a bundle out of the cache");
+                false
+            }
         }
     }
 
@@ -169,7 +271,31 @@ impl Cache {
         bundle::remove(&aside)?;
         fs::rename(&place, &aside)?;
         bundle::remove(&aside)?;
+        drop(fs::remove_file(self.sizes_file(digest)));
         Ok(true)
+    }
+
+    /// The bundles that are there; one that is not as large as it was is taken out. What has no digest's name is not ours
+    /// and is left alone.
+    fn scan(&self) -> io::Result<HashMap<Digest, Sizes>> {
+        let mut found = HashMap::new();
+        for entry in fs::read_dir(self.root.join("bundles"))? {
+            let entry = entry?;
+            let Some(digest) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
+                continue;
+            };
+            let (bytes, files) = measure(&entry.path())?;
+            let noted = fs::read(self.sizes_file(digest)).ok();
+            let noted = noted.and_then(|text| serde_json::from_slice::<Sizes>(&text).ok());
+            let is_whole = noted.is_none_or(|noted| (noted.bytes, noted.files) == (bytes, files));
+            if is_whole {
+                let packed_bytes = noted.map_or(bytes, |noted| noted.packed_bytes);
+                found.insert(digest, Sizes { packed_bytes, bytes, files });
+            } else if self.evict(digest)? {
+                warn!(%digest, "a bundle in the cache was not as it was put there; took it out");
+            }
+        }
+        Ok(found)
     }
 }
 
@@ -194,24 +320,18 @@ fn is_hidden(name: &OsStr) -> bool {
     name.as_encoded_bytes().first() == Some(&HIDDEN)
 }
 
-/// The bundles that are there. What has no digest's name is not ours and is left alone.
-fn scan(root: &Path) -> io::Result<HashMap<Digest, u64>> {
-    let mut sizes = HashMap::new();
-    for entry in fs::read_dir(root.join("bundles"))? {
-        let entry = entry?;
-        if let Some(digest) = entry.file_name().to_str().and_then(|name| name.parse().ok()) {
-            sizes.insert(digest, size_of(&entry.path())?);
-        }
-    }
-    Ok(sizes)
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
-fn size_of(directory: &Path) -> io::Result<u64> {
-    let mut bytes = 0;
+/// How many bytes and files there are below a directory.
+fn measure(directory: &Path) -> io::Result<(u64, u64)> {
+    let (mut bytes, mut files) = (0, 0);
     for entry in fs::read_dir(directory)? {
         let entry = entry?;
         let metadata = entry.metadata()?;
-        bytes += if metadata.is_dir() { size_of(&entry.path())? } else { metadata.len() };
+        let below = if metadata.is_dir() { measure(&entry.path())? } else { (metadata.len(), 1) };
+        (bytes, files) = (bytes + below.0, files + below.1);
     }
-    Ok(bytes)
+    Ok((bytes, files))
 }

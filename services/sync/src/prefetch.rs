@@ -1,75 +1,96 @@
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bootstrap::{Ports, Shutdown, chain};
-use coordination::VersionNotice;
-use domain::{Digest, Runtime, TenantId};
+use coordination::{Coordination, VersionNotice};
+use domain::{Digest, NodeName, TenantId};
+use jiff::Timestamp;
+use protocol::NodeInfo;
 use protocol::cache::FetchAnswer;
-use store::Record;
+use store::{Record, VersionRow};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+use tokio::time::{Instant, sleep_until};
 use tracing::{debug, warn};
 
 use crate::Config;
+use crate::desired::{Cluster, desired};
+use crate::plan::{Desired, Observed};
 use crate::transfers::Transfers;
 
-/// How often the record is asked, for what the coordination did not tell.
+/// How often everything is looked at anew, for what nobody told.
 const REREAD: Duration = Duration::from_secs(30);
+/// How soon after one reading of the record the next may begin.
+const READ_PAUSE: Duration = Duration::from_millis(200);
 /// The longest pause between two tries at one bundle.
 const BACKOFF_MAX: Duration = Duration::from_secs(60);
 
-/// Fetches what every node must have before anyone asks for it.
-///
-/// It takes at most half of the places for transfers, so that a worker that needs a bundle now finds one; and it never
-/// makes room in the cache: what does not fit, and what was taken out, is fetched when it is first run.
+/// Fetches what this node should have before anyone asks for it, and takes out what is too much: again and again what is
+/// desired is compared with what is there ([`crate::plan`]). A pass takes nothing from the one before but the pauses after
+/// failures, so that it may be repeated, or lost, at any time.
 pub(crate) struct Prefetch {
+    node: Option<NodeName>,
     versions: watch::Receiver<Arc<[VersionNotice]>>,
+    nodes: watch::Receiver<Arc<[NodeInfo]>>,
     record: Arc<dyn Record>,
     transfers: Arc<Transfers>,
-    at_once_max: usize,
-    /// What must be here, and what became of it.
-    wanted: HashMap<Digest, Wanted>,
+    versions_max: usize,
+    /// The versions as the record had them last, and what the coordination told of them then.
+    rows: Vec<VersionRow>,
+    notices: Arc<[VersionNotice]>,
+    /// What is under way, and what it will take.
+    fetching: HashMap<Digest, u64>,
+    /// What failed lately.
+    failing: HashMap<Digest, Failing>,
 }
 
-enum Wanted {
-    /// It was in the cache once.
-    Had,
-    /// A transfer is under way.
-    Fetching { failures: u32 },
-    /// The next try is due then.
-    Due { at: Instant, failures: u32 },
+/// A bundle that could not be had.
+#[derive(Clone, Copy)]
+struct Failing {
+    failures: u32,
+    /// When the next try is due.
+    due: Instant,
 }
 
 impl Prefetch {
     pub(crate) fn new(config: &Config, ports: &Ports, transfers: Arc<Transfers>) -> Self {
+        let coordination: &dyn Coordination = &*ports.coordination;
         Self {
-            versions: ports.coordination.versions(),
+            node: config.name.clone(),
+            versions: coordination.versions(),
+            nodes: coordination.nodes(),
             record: Arc::clone(&ports.record),
             transfers,
-            at_once_max: (config.transfers_max / 2).max(1),
-            wanted: HashMap::new(),
+            versions_max: config.versions_max,
+            rows: Vec::new(),
+            notices: Arc::from([]),
+            fetching: HashMap::new(),
+            failing: HashMap::new(),
         }
     }
 
     /// Fetches until the drain begins.
     pub(crate) async fn run(mut self, shutdown: Shutdown) {
-        let mut fetching = JoinSet::new();
-        let mut reread = interval(REREAD);
-        reread.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut fetches = JoinSet::new();
         let mut watching = true;
-        self.notice();
+        let mut read_at = Instant::now();
         loop {
-            let next = self.begin_due(&mut fetching);
+            if read_at <= Instant::now() {
+                self.read().await;
+                read_at = Instant::now() + REREAD;
+            }
+            let next = self.pass(&mut fetches).await.min(read_at);
             tokio::select! {
                 () = shutdown.draining() => break,
                 changed = self.versions.changed(), if watching => {
                     watching = changed.is_ok();
-                    self.notice();
+                    self.versions.mark_unchanged();
+                    // What changes together is read once.
+                    read_at = read_at.min(Instant::now() + READ_PAUSE);
                 }
-                _ = reread.tick() => self.read_record().await,
-                Some(ended) = fetching.join_next() => {
+                () = self.transfers.ended() => {}
+                Some(ended) = fetches.join_next() => {
                     if let Ok((digest, answer)) = ended {
                         self.settle(digest, &answer);
                     }
@@ -78,55 +99,56 @@ impl Prefetch {
             }
         }
         // The transfers answer at once when they are stopped.
-        while fetching.join_next().await.is_some() {}
+        while fetches.join_next().await.is_some() {}
     }
 
-    /// Takes up what the coordination tells.
-    fn notice(&mut self) {
-        let versions = Arc::clone(&self.versions.borrow_and_update());
-        self.want(versions.iter().map(|notice| notice.digest));
-    }
-
-    async fn read_record(&mut self) {
+    /// Reads what there is. Without the record, what the coordination tells must do.
+    async fn read(&mut self) {
+        self.notices = Arc::clone(&self.versions.borrow_and_update());
         match self.record.list_versions(&TenantId::default(), None).await {
-            Ok(versions) => {
-                let with_bundle = versions.iter().filter(|row| row.manifest.runtime != Runtime::Builtin);
-                self.want(with_bundle.map(|row| row.digest));
-            }
+            Ok(rows) => self.rows = rows,
             Err(error) => debug!(error = %chain(&error), "cannot read the versions of the record"),
         }
     }
 
-    fn want(&mut self, digests: impl Iterator<Item = Digest>) {
-        for digest in digests {
-            self.wanted.entry(digest).or_insert_with(|| Wanted::Due { at: Instant::now(), failures: 0 });
-        }
+    fn desired(&self) -> Vec<Desired> {
+        let nodes = self.nodes.borrow().clone();
+        let me = nodes.iter().find(|info| Some(info.id.name()) == self.node.as_ref());
+        let cluster = Cluster {
+            rows: &self.rows,
+            notices: &self.notices,
+            queues: me.map(|info| info.queues.as_slice()),
+            now: Timestamp::now(),
+        };
+        desired(&cluster, self.versions_max, |digest| self.transfers.size_of(digest))
     }
 
-    /// Begins what is due as far as there is room, and says when to look again.
-    fn begin_due(&mut self, fetching: &mut JoinSet<(Digest, FetchAnswer)>) -> Instant {
+    /// Takes out what is too much and begins what is missing, and says when to look again.
+    async fn pass(&mut self, fetches: &mut JoinSet<(Digest, FetchAnswer)>) -> Instant {
+        let desired = self.desired();
+        let wanted: HashSet<_> = desired.iter().map(|it| it.digest).collect();
+        self.failing.retain(|digest, _| wanted.contains(digest));
         let now = Instant::now();
-        let mut next = now + REREAD;
-        let room = self.transfers.has_room();
-        for (digest, wanted) in &mut self.wanted {
-            let Wanted::Due { at, failures } = *wanted else { continue };
-            if at > now {
-                next = next.min(at);
-            } else if room && fetching.len() < self.at_once_max {
-                *wanted = Wanted::Fetching { failures };
-                let (digest, transfers) = (*digest, Arc::clone(&self.transfers));
-                fetching.spawn(async move { (digest, transfers.fetch(digest).await) });
-            }
+        let waiting: HashSet<_> =
+            self.failing.iter().filter(|(_, failing)| failing.due > now).map(|(digest, _)| *digest).collect();
+        let next =
+            waiting.iter().filter_map(|digest| self.failing.get(digest)).map(|failing| failing.due).min();
+        let sizes: HashMap<_, _> = desired.iter().map(|it| (it.digest, it.bytes)).collect();
+        let under_way = Observed { fetching: self.fetching.clone(), waiting, ..Observed::default() };
+        for digest in self.transfers.sweep(desired, under_way).await {
+            self.fetching.insert(digest, sizes.get(&digest).copied().unwrap_or(0));
+            let transfers = Arc::clone(&self.transfers);
+            fetches.spawn(async move { (digest, transfers.fetch(digest).await) });
         }
-        next
+        next.unwrap_or(now + REREAD)
     }
 
     fn settle(&mut self, digest: Digest, answer: &FetchAnswer) {
-        let Some(wanted) = self.wanted.get_mut(&digest) else { return };
-        let Wanted::Fetching { failures } = *wanted else { return };
+        self.fetching.remove(&digest);
+        let failures = self.failing.get(&digest).map_or(0, |failing| failing.failures);
         let (failures, pause) = match answer {
             FetchAnswer::Ready => {
-                *wanted = Wanted::Had;
+                self.failing.remove(&digest);
                 return;
             }
             FetchAnswer::Refused { retry_after_ms } => (failures, Duration::from_millis(*retry_after_ms)),
@@ -135,9 +157,9 @@ impl Prefetch {
             }
         };
         if failures == 3 {
-            warn!(%digest, ?answer, "a bundle that this node must have cannot be had; trying on");
+            warn!(%digest, ?answer, "a bundle that this node should have cannot be had; trying on");
         }
-        *wanted = Wanted::Due { at: Instant::now() + pause, failures };
+        self.failing.insert(digest, Failing { failures, due: Instant::now() + pause });
     }
 }
 

@@ -1,23 +1,30 @@
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use artifacts::bundle::BundleError;
-use artifacts::{Artifacts, FetchError};
+use artifacts::{Artifacts, Bandwidth, FetchError, Meter};
 use domain::Digest;
 use metrics::{counter, gauge, histogram};
+use protocol::BundleState;
 use protocol::cache::FetchAnswer;
-use tokio::sync::watch;
-use tokio::time::Instant;
+use tokio::sync::{Notify, watch};
+use tokio::time::{Instant, interval_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
-use crate::cache::Cache;
-use crate::metrics::{REFUSED, TRANSFER_SECONDS, TRANSFERS, TRANSFERS_RUNNING};
+use crate::cache::{Cache, Swept};
+use crate::metrics::{DISCARDED, RECEIVED, REFUSED, TRANSFER_SECONDS, TRANSFERS, TRANSFERS_RUNNING};
+use crate::notices::Notices;
+use crate::plan::{Desired, Observed};
 
 /// When a refused request should come again: on average after this.
 const RETRY_AFTER_MS: u64 = 1_000;
+/// How long a transfer is under way before the node speaks of it: most end sooner.
+const SPEAK_AFTER: Duration = Duration::from_millis(500);
+/// How often it says how far a transfer is.
+const SPEAK_EVERY: Duration = Duration::from_secs(2);
 
 /// The transfers of this node: one per bundle, and so many at once at most.
 pub(crate) struct Transfers {
@@ -30,6 +37,10 @@ pub(crate) struct Transfers {
 struct Shared {
     cache: Cache,
     artifacts: Artifacts,
+    bandwidth: Arc<Bandwidth>,
+    notices: Notices,
+    /// A transfer ended.
+    ended: Notify,
     running: Mutex<HashMap<Digest, watch::Receiver<Option<FetchAnswer>>>>,
 }
 
@@ -37,11 +48,33 @@ impl Shared {
     fn running(&self) -> MutexGuard<'_, HashMap<Digest, watch::Receiver<Option<FetchAnswer>>>> {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    fn tell_gone(&self, swept: &Swept) {
+        for digest in &swept.gone {
+            self.notices.withdraw(*digest);
+        }
+    }
 }
 
 impl Transfers {
-    pub(crate) fn new(cache: Cache, artifacts: Artifacts, transfers_max: usize) -> Self {
-        let shared = Shared { cache, artifacts, running: Mutex::default() };
+    pub(crate) fn new(
+        cache: Cache,
+        artifacts: Artifacts,
+        bandwidth: Bandwidth,
+        notices: Notices,
+        transfers_max: usize,
+    ) -> Self {
+        for (digest, bytes) in cache.list() {
+            notices.say(digest, BundleState::Ready { bytes });
+        }
+        let shared = Shared {
+            cache,
+            artifacts,
+            bandwidth: Arc::new(bandwidth),
+            notices,
+            ended: Notify::new(),
+            running: Mutex::default(),
+        };
         Self {
             shared: Arc::new(shared),
             tasks: TaskTracker::new(),
@@ -75,9 +108,27 @@ impl Transfers {
         tokio::task::spawn_blocking(move || shared.cache.has(digest)).await.unwrap_or(false)
     }
 
-    /// May something be fetched that nobody asked for?
-    pub(crate) fn has_room(&self) -> bool {
-        self.shared.cache.has_room()
+    /// One pass over the cache (see [`Cache::sweep`]), told where all can see it.
+    pub(crate) async fn sweep(&self, desired: Vec<Desired>, under_way: Observed) -> Vec<Digest> {
+        let shared = Arc::clone(&self.shared);
+        let swept = tokio::task::spawn_blocking(move || {
+            shared.cache.desire(&desired);
+            let swept = shared.cache.sweep(&desired, &under_way, HashSet::new());
+            shared.notices.forget_failures(&desired.iter().map(|it| it.digest).collect());
+            shared.tell_gone(&swept);
+            swept.fetch
+        });
+        swept.await.unwrap_or_default()
+    }
+
+    /// What `digest` takes in the cache, if it was ever there.
+    pub(crate) fn size_of(&self, digest: Digest) -> Option<u64> {
+        self.shared.cache.size_of(digest)
+    }
+
+    /// Waits until a transfer has ended since this was last waited for.
+    pub(crate) async fn ended(&self) {
+        self.shared.ended.notified().await;
     }
 
     /// Ends what is under way, in bounded time, and lets nothing begin.
@@ -106,13 +157,29 @@ impl Transfers {
             let place = Place { shared: &shared, digest };
             let began = Instant::now();
             let outcome = stopping.run_until_cancelled(transfer(&shared, digest)).await;
+            if let Some(outcome) = &outcome {
+                shared.say(digest, outcome);
+            }
             let outcome = outcome.unwrap_or_else(stopped);
             note(digest, &outcome, began.elapsed());
             // The place is free before anyone hears of it, so that whoever asks next finds it.
             drop(place);
+            shared.ended.notify_one();
             sender.send_replace(Some(outcome));
         });
         Some(answer)
+    }
+}
+
+impl Shared {
+    /// Says where all can see it why a bundle could not be had. (That it is there was said when it was.)
+    fn say(&self, digest: Digest, outcome: &FetchAnswer) {
+        let message = match outcome {
+            FetchAnswer::Ready | FetchAnswer::Refused { .. } => return,
+            FetchAnswer::Missing => "the artifact store has no such bundle".to_owned(),
+            FetchAnswer::Corrupt { reason } | FetchAnswer::Unavailable { reason } => reason.clone(),
+        };
+        self.notices.say(digest, BundleState::Failed { message });
     }
 }
 
@@ -140,19 +207,27 @@ async fn transfer(shared: &Arc<Shared>, digest: Digest) -> FetchAnswer {
     if tokio::task::spawn_blocking(move || looking.cache.has(digest)).await.unwrap_or(false) {
         return FetchAnswer::Ready;
     }
-    match shared.artifacts.fetch(digest, &shared.cache.part(digest)).await {
+    let meter = Meter::new(Arc::clone(&shared.bandwidth));
+    let fetched = fetch(shared, digest, &meter).await;
+    counter!(RECEIVED).increment(meter.received());
+    counter!(DISCARDED).increment(meter.discarded());
+    match fetched {
         Ok(()) => {}
         Err(FetchError::Missing(_)) => return FetchAnswer::Missing,
         Err(error @ FetchError::Corrupt(_)) => {
             return FetchAnswer::Corrupt { reason: bootstrap::chain(&error) };
         }
-        Err(error @ FetchError::Unavailable(_)) => {
+        Err(error @ (FetchError::Unavailable(_) | FetchError::NoSpace(_))) => {
             return FetchAnswer::Unavailable { reason: bootstrap::chain(&error) };
         }
     }
     let unpacking = Arc::clone(shared);
     match tokio::task::spawn_blocking(move || unpacking.cache.admit(digest)).await {
-        Ok(Ok(())) => FetchAnswer::Ready,
+        Ok(Ok(swept)) => {
+            shared.notices.say(digest, BundleState::Ready { bytes: meter.bytes() });
+            shared.tell_gone(&swept);
+            FetchAnswer::Ready
+        }
         Ok(Err(error @ BundleError::Refused { .. })) => {
             FetchAnswer::Corrupt { reason: bootstrap::chain(&error) }
         }
@@ -160,6 +235,22 @@ async fn transfer(shared: &Arc<Shared>, digest: Digest) -> FetchAnswer {
             FetchAnswer::Unavailable { reason: bootstrap::chain(&error) }
         }
         Err(error) => FetchAnswer::Unavailable { reason: format!("unpacking failed: {error}") },
+    }
+}
+
+/// Fetches the part, and says now and then how far it is.
+async fn fetch(shared: &Shared, digest: Digest, meter: &Meter) -> Result<(), FetchError> {
+    let part = shared.cache.part(digest);
+    let mut fetching = std::pin::pin!(shared.artifacts.fetch(digest, &part, meter));
+    let mut speak = interval_at(Instant::now() + SPEAK_AFTER, SPEAK_EVERY);
+    loop {
+        tokio::select! {
+            fetched = &mut fetching => return fetched,
+            _ = speak.tick() => {
+                let (bytes, bytes_total) = (meter.bytes(), meter.bytes_total());
+                shared.notices.say(digest, BundleState::Fetching { bytes, bytes_total });
+            }
+        }
     }
 }
 

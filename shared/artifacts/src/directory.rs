@@ -8,7 +8,7 @@ use domain::Digest;
 use tokio::io::{AsyncReadExt, AsyncSeekExt};
 
 use crate::part::Part;
-use crate::{FetchError, PutError};
+use crate::{FetchError, Meter, PutError};
 
 /// Where bundles are kept on this machine.
 #[derive(Debug, Clone)]
@@ -39,30 +39,19 @@ impl Store {
         tokio::task::spawn_blocking(put).await.map_err(|error| PutError::Unavailable(error.into()))?
     }
 
-    pub(crate) async fn fetch(&self, digest: Digest, destination: &Path) -> Result<(), FetchError> {
-        let away = |error: io::Error| FetchError::Unavailable(error.into());
+    pub(crate) async fn fetch(
+        &self,
+        digest: Digest,
+        destination: &Path,
+        meter: &Meter,
+    ) -> Result<(), FetchError> {
         let mut stored = match tokio::fs::File::open(self.directory.join(digest.to_string())).await {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(FetchError::Missing(digest)),
-            other => other.map_err(away)?,
+            other => other.map_err(|error| FetchError::Unavailable(error.into()))?,
         };
-        let mut part = Part::open(destination).await.map_err(away)?;
-        loop {
-            let resumed = part.length() > 0;
-            match append_rest(&mut stored, &mut part).await {
-                Ok(()) => {}
-                Err(error) if error.kind() == io::ErrorKind::FileTooLarge => {}
-                Err(error) => return Err(away(error)),
-            }
-            if part.is(digest) {
-                return part.flush().await.map_err(away);
-            }
-            if !resumed {
-                part.discard().await.map_err(away)?;
-                return Err(FetchError::Corrupt(digest));
-            }
-            // The part from before may be what is wrong.
-            part.restart().await.map_err(away)?;
-        }
+        let mut part = Part::open(destination).await.map_err(FetchError::of_destination)?;
+        let fetched = copy(digest, &mut stored, &mut part, meter).await;
+        part.leave(fetched).await
     }
 
     pub(crate) async fn ping(&self) -> Result<(), FetchError> {
@@ -72,15 +61,39 @@ impl Store {
     }
 }
 
-async fn append_rest(stored: &mut tokio::fs::File, part: &mut Part) -> io::Result<()> {
-    stored.seek(io::SeekFrom::Start(part.length())).await?;
-    let mut buffer = vec![0; 256 << 10];
+/// Copies what `part` lacks; once more from the start if the part from before turns out to be of something else.
+async fn copy(
+    digest: Digest,
+    stored: &mut tokio::fs::File,
+    part: &mut Part,
+    meter: &Meter,
+) -> Result<(), FetchError> {
+    let away = |error: io::Error| FetchError::Unavailable(error.into());
+    let bytes_total = stored.metadata().await.map_err(away)?.len();
     loop {
-        let read = stored.read(&mut buffer).await?;
-        if read == 0 {
+        let resumed = part.length() > 0;
+        meter.is_at(part.length(), bytes_total);
+        stored.seek(io::SeekFrom::Start(part.length())).await.map_err(away)?;
+        let mut buffer = vec![0; 256 << 10];
+        loop {
+            let read = stored.read(&mut buffer).await.map_err(away)?;
+            if read == 0 {
+                break;
+            }
+            match part.append(&buffer[..read]).await {
+                Err(error) if error.kind() == io::ErrorKind::FileTooLarge => break,
+                other => other.map_err(FetchError::of_destination)?,
+            }
+            meter.came(read as u64).await;
+        }
+        if part.is(digest) {
             return Ok(());
         }
-        part.append(&buffer[..read]).await?;
+        meter.restarts();
+        if !resumed {
+            return Err(FetchError::Corrupt(digest));
+        }
+        part.restart().await.map_err(FetchError::of_destination)?;
     }
 }
 

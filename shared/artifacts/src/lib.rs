@@ -7,6 +7,7 @@
 pub mod bundle;
 mod directory;
 mod error;
+mod meter;
 mod part;
 mod s3;
 
@@ -17,6 +18,7 @@ use domain::Digest;
 
 pub use directory::DirectoryConfig;
 pub use error::{FetchError, PutError};
+pub use meter::{Bandwidth, Meter};
 pub use s3::{S3Config, S3ConfigError};
 
 /// Bundles, on one of two adapters.
@@ -54,17 +56,19 @@ impl Artifacts {
         }
     }
 
-    /// Streams the bundle `digest` into the file `destination`, checked, resuming a partial file found there.
+    /// Streams the bundle `digest` into the file `destination`, checked, resuming a partial file found there. `meter`
+    /// shows how far it is and bounds how fast it may be.
     ///
     /// If the future is dropped, `destination` holds a part that the next fetch resumes.
     ///
     /// # Errors
     /// [`FetchError::Missing`] if the store has no such object; [`FetchError::Corrupt`] if the bytes do not match
-    /// `digest` (nothing is left behind); [`FetchError::Unavailable`] if trying again later may help.
-    pub async fn fetch(&self, digest: Digest, destination: &Path) -> Result<(), FetchError> {
+    /// `digest` (nothing is left behind); [`FetchError::NoSpace`] if they do not fit (nothing is left behind);
+    /// [`FetchError::Unavailable`] if trying again later may help.
+    pub async fn fetch(&self, digest: Digest, destination: &Path, meter: &Meter) -> Result<(), FetchError> {
         match self {
-            Self::S3(store) => store.fetch(digest, destination).await,
-            Self::Directory(store) => store.fetch(digest, destination).await,
+            Self::S3(store) => store.fetch(digest, destination, meter).await,
+            Self::Directory(store) => store.fetch(digest, destination, meter).await,
         }
     }
 

@@ -7,6 +7,8 @@ use sha2::{Digest as _, Sha256};
 use tokio::fs::{File, OpenOptions};
 use tokio::io::{AsyncReadExt, AsyncSeekExt, AsyncWriteExt};
 
+use crate::FetchError;
+
 /// A bundle on its way into a file: what is there already, and its hash so far.
 pub(crate) struct Part {
     path: PathBuf,
@@ -65,13 +67,16 @@ impl Part {
         Ok(())
     }
 
-    /// Hands what was written to the kernel, so that whoever opens the file sees it.
-    pub(crate) async fn flush(&mut self) -> io::Result<()> {
-        self.file.flush().await
-    }
-
-    /// Deletes the file.
-    pub(crate) async fn discard(self) -> io::Result<()> {
-        tokio::fs::remove_file(&self.path).await
+    /// Ends the transfer: the file holds the bundle or, for the next try, a part of it; or there is none, if it is of no
+    /// use. Whoever opens it sees all that was written.
+    pub(crate) async fn leave(mut self, fetched: Result<(), FetchError>) -> Result<(), FetchError> {
+        let fetched = match (fetched, self.file.flush().await) {
+            (Ok(()) | Err(FetchError::Unavailable(_)), Err(error)) => Err(FetchError::of_destination(error)),
+            (fetched, _) => fetched,
+        };
+        if matches!(fetched, Err(FetchError::Missing(_) | FetchError::Corrupt(_) | FetchError::NoSpace(_))) {
+            tokio::fs::remove_file(&self.path).await.map_err(FetchError::of_destination)?;
+        }
+        fetched
     }
 }

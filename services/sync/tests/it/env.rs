@@ -24,10 +24,10 @@ pub const LIMIT: Duration = Duration::from_secs(30);
 pub struct Env {
     pub config: Config,
     pub link: Proxy,
-    ports: Ports,
+    pub ports: Ports,
+    pub server: S3Server,
     /// Not through the link.
     store: Artifacts,
-    server: S3Server,
     place: tempfile::TempDir,
 }
 
@@ -63,7 +63,10 @@ impl Env {
             coordination,
             artifacts: Artifacts::s3(&through).unwrap(),
         };
-        let config = Config { cache_dir: place.path().join("cache"), ..Config::default() };
+        let cache_dir = place.path().join("cache");
+        // How full the disk of the tests is, is not their matter.
+        let name = Some("here".parse().unwrap());
+        let config = Config { name, cache_dir, disk_free_bytes_min: 0, ..Config::default() };
         Self { config, link, ports, store: Artifacts::s3(&direct).unwrap(), server, place }
     }
 
@@ -100,7 +103,7 @@ impl Env {
             tenant: domain::TenantId::default(),
             model: "iris".parse().unwrap(),
             digest,
-            bytes: 1,
+            bytes: std::fs::metadata(self.object(digest)).unwrap().len(),
             manifest: Manifest::parse(MANIFEST).unwrap(),
         };
         self.ports.record.push_version(&version).await.unwrap();
@@ -139,10 +142,15 @@ impl Running {
 
 const MANIFEST: &str = "runtime = \"process\"\ncommand = [\"cat\", \"data\"]\n";
 
-fn bundle(n: usize, bytes: usize) -> Vec<u8> {
-    let data: Vec<u8> = (0..bytes as u64)
+/// Bytes that do not compress; `n` tells them apart.
+pub fn data(n: usize, bytes: usize) -> Vec<u8> {
+    (0..bytes as u64)
         .map(|at| ((at + (n as u64) * 7919).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8)
-        .collect();
+        .collect()
+}
+
+fn bundle(n: usize, bytes: usize) -> Vec<u8> {
+    let data = data(n, bytes);
     let mut tar = tar::Builder::new(GzEncoder::new(Vec::new(), Compression::none()));
     for (name, content) in
         [("gantry.toml", MANIFEST.as_bytes()), ("data", &data), ("number", n.to_string().as_bytes())]

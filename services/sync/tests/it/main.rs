@@ -3,5 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "what a test cannot do fails it")]
 
 mod env;
+mod many;
+mod notices;
 mod room;
 mod transfers;

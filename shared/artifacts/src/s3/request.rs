@@ -1,3 +1,4 @@
+use std::io;
 use std::time::Duration;
 
 use reqwest::{Response, StatusCode};
@@ -20,6 +21,8 @@ pub(super) enum Failure {
     Missing,
     /// The object is larger than a bundle may be.
     TooLarge,
+    /// The destination cannot take it.
+    Destination(io::Error),
 }
 
 impl Failure {
@@ -28,6 +31,7 @@ impl Failure {
             Self::Passing(source) | Self::Lasting(source) => source,
             Self::Missing => "the store has no such object".into(),
             Self::TooLarge => "the object is larger than a bundle may be".into(),
+            Self::Destination(error) => error.into(),
         }
     }
 }

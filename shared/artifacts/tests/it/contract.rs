@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use artifacts::{Artifacts, DirectoryConfig, FetchError, PutError, S3Config};
+use artifacts::{Artifacts, DirectoryConfig, FetchError, Meter, PutError, S3Config};
 use bytes::Bytes;
 use domain::Digest;
 use domain::limits::BUNDLE_BYTES_MAX;
@@ -73,7 +73,7 @@ async fn what_was_put_is_fetched() {
             let (digest, bytes) = bundle(length);
             env.artifacts.put(digest, bytes.clone()).await.unwrap();
             let destination = env.place.path().join(digest.to_string());
-            env.artifacts.fetch(digest, &destination).await.unwrap();
+            env.artifacts.fetch(digest, &destination, &Meter::default()).await.unwrap();
             assert_eq!(std::fs::read(destination).unwrap(), bytes);
         }
         env.artifacts.ping().await.unwrap();
@@ -85,7 +85,7 @@ async fn what_is_not_there_is_missing_and_leaves_no_file() {
     for env in Env::both().await {
         env.artifacts.ping().await.unwrap();
         let (digest, _) = bundle(10);
-        let error = env.artifacts.fetch(digest, &env.destination()).await.unwrap_err();
+        let error = env.artifacts.fetch(digest, &env.destination(), &Meter::default()).await.unwrap_err();
         assert!(matches!(error, FetchError::Missing(missing) if missing == digest), "{error:?}");
         assert!(!env.destination().exists());
     }
@@ -97,7 +97,7 @@ async fn bytes_with_another_digest_are_not_stored() {
         let (digest, _) = bundle(10);
         let error = env.artifacts.put(digest, Bytes::from_static(b"other")).await.unwrap_err();
         assert!(matches!(error, PutError::Corrupt(wrong) if wrong == digest), "{error:?}");
-        let error = env.artifacts.fetch(digest, &env.destination()).await.unwrap_err();
+        let error = env.artifacts.fetch(digest, &env.destination(), &Meter::default()).await.unwrap_err();
         assert!(matches!(error, FetchError::Missing(_)), "{error:?}");
     }
 }
@@ -109,7 +109,7 @@ async fn putting_again_is_harmless_and_heals() {
         env.artifacts.put(digest, bytes.clone()).await.unwrap();
         std::fs::write(env.object(digest), b"spoilt").unwrap();
         env.artifacts.put(digest, bytes.clone()).await.unwrap();
-        env.artifacts.fetch(digest, &env.destination()).await.unwrap();
+        env.artifacts.fetch(digest, &env.destination(), &Meter::default()).await.unwrap();
         assert_eq!(std::fs::read(env.destination()).unwrap(), bytes);
     }
 }
@@ -125,7 +125,7 @@ async fn bytes_that_changed_in_the_store_are_refused_and_leave_no_file() {
         for env in Env::both().await {
             env.artifacts.put(digest, bytes.clone()).await.unwrap();
             std::fs::write(env.object(digest), spoilt).unwrap();
-            let error = env.artifacts.fetch(digest, &env.destination()).await.unwrap_err();
+            let error = env.artifacts.fetch(digest, &env.destination(), &Meter::default()).await.unwrap_err();
             assert!(matches!(error, FetchError::Corrupt(wrong) if wrong == digest), "{error:?}");
             assert!(!env.destination().exists());
         }
@@ -141,7 +141,7 @@ async fn a_part_is_resumed_and_a_wrong_one_is_not_trusted() {
         for env in Env::both().await {
             env.artifacts.put(digest, bytes.clone()).await.unwrap();
             std::fs::write(env.destination(), part).unwrap();
-            env.artifacts.fetch(digest, &env.destination()).await.unwrap();
+            env.artifacts.fetch(digest, &env.destination(), &Meter::default()).await.unwrap();
             assert_eq!(std::fs::read(env.destination()).unwrap(), bytes);
         }
     }
@@ -159,7 +159,7 @@ async fn who_fetches_while_it_is_put_sees_all_or_nothing() {
         let fetch = async {
             for n in 0..10 {
                 let destination = env.place.path().join(n.to_string());
-                match env.artifacts.fetch(digest, &destination).await {
+                match env.artifacts.fetch(digest, &destination, &Meter::default()).await {
                     Ok(()) => assert_eq!(std::fs::read(destination).unwrap(), bytes),
                     Err(error) => assert!(matches!(error, FetchError::Missing(_)), "{error:?}"),
                 }

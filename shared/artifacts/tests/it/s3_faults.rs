@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use artifacts::{Artifacts, FetchError, PutError, S3Config};
+use artifacts::{Artifacts, Bandwidth, FetchError, Meter, PutError, S3Config};
 use rcgen::{CertificateParams, CertifiedIssuer, KeyPair};
 use testkit::{Fault, Proxy, S3Server};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
@@ -37,8 +37,33 @@ async fn a_body_that_is_cut_again_and_again_is_resumed_where_it_broke() {
     // Each connection gives a little more than a third, so three of the five tries do if none begins anew.
     env.proxy.set_to_client(Fault::Truncate((4 << 20) / 3 + 10_000));
     let destination = env.place.path().join("it");
-    env.artifacts.fetch(digest, &destination).await.unwrap();
+    env.artifacts.fetch(digest, &destination, &Meter::default()).await.unwrap();
     assert_eq!(std::fs::read(destination).unwrap(), bytes);
+}
+
+#[tokio::test]
+async fn a_link_that_breaks_often_is_not_given_up_while_it_moves_on_and_no_byte_comes_twice() {
+    let env = env().await;
+    let (digest, bytes) = bundle(4 << 20);
+    env.artifacts.put(digest, bytes.clone()).await.unwrap();
+    env.proxy.set_to_client(Fault::Truncate(500_000));
+    let destination = env.place.path().join("it");
+    let meter = Meter::default();
+    env.artifacts.fetch(digest, &destination, &meter).await.unwrap();
+    assert_eq!(std::fs::read(destination).unwrap(), bytes);
+    assert!(env.proxy.connections() > 8, "{} connections", env.proxy.connections());
+    assert_eq!((meter.bytes(), meter.received(), meter.discarded()), (4 << 20, 4 << 20, 0));
+}
+
+#[tokio::test]
+async fn a_transfer_keeps_to_its_bandwidth() {
+    let env = env().await;
+    let (digest, bytes) = bundle(1 << 20);
+    env.artifacts.put(digest, bytes).await.unwrap();
+    let meter = Meter::new(Arc::new(Bandwidth::new(1 << 20)));
+    let began = Instant::now();
+    env.artifacts.fetch(digest, &env.place.path().join("it"), &meter).await.unwrap();
+    assert!(began.elapsed() >= Duration::from_millis(740), "{:?}", began.elapsed());
 }
 
 #[tokio::test]
@@ -48,8 +73,10 @@ async fn a_byte_that_is_spoilt_on_the_way_is_noticed_and_fetched_again() {
     env.artifacts.put(digest, bytes.clone()).await.unwrap();
     env.proxy.set_to_client(Fault::Corrupt(500_000));
     let destination = env.place.path().join("it");
-    env.artifacts.fetch(digest, &destination).await.unwrap();
+    let meter = Meter::default();
+    env.artifacts.fetch(digest, &destination, &meter).await.unwrap();
     assert_eq!(std::fs::read(destination).unwrap(), bytes);
+    assert_eq!((meter.bytes(), meter.received(), meter.discarded()), (1 << 20, 2 << 20, 1 << 20));
 }
 
 #[tokio::test]
@@ -59,7 +86,8 @@ async fn a_server_that_goes_away_in_the_middle_leaves_a_part_that_is_resumed() {
     env.artifacts.put(digest, bytes.clone()).await.unwrap();
     let destination = env.place.path().join("it");
     env.proxy.set_to_client(Fault::Rate(4 << 20));
-    let fetch = env.artifacts.fetch(digest, &destination);
+    let meter = Meter::default();
+    let fetch = env.artifacts.fetch(digest, &destination, &meter);
     let away = async {
         let half = || std::fs::metadata(&destination).is_ok_and(|file| file.len() > 1 << 20);
         testkit::eventually("a quarter has come", Duration::from_secs(20), async || half()).await;
@@ -72,7 +100,7 @@ async fn a_server_that_goes_away_in_the_middle_leaves_a_part_that_is_resumed() {
     let part = std::fs::read(&destination).unwrap();
     assert!(part.len() > 1 << 20 && part == bytes[..part.len()]);
     env.proxy.set(Fault::Pass);
-    env.artifacts.fetch(digest, &destination).await.unwrap();
+    env.artifacts.fetch(digest, &destination, &Meter::default()).await.unwrap();
     assert_eq!(std::fs::read(destination).unwrap(), bytes);
 }
 
@@ -83,7 +111,8 @@ async fn a_server_that_falls_silent_is_given_up_and_asked_again() {
     env.artifacts.put(digest, bytes.clone()).await.unwrap();
     let destination = env.place.path().join("it");
     env.proxy.set_to_client(Fault::Rate(4 << 20));
-    let fetch = env.artifacts.fetch(digest, &destination);
+    let meter = Meter::default();
+    let fetch = env.artifacts.fetch(digest, &destination, &meter);
     let silence = async {
         let begun = || std::fs::metadata(&destination).is_ok_and(|file| file.len() > 0);
         testkit::eventually("some of it has come", Duration::from_secs(20), async || begun()).await;
@@ -128,7 +157,7 @@ async fn wrong_keys_and_a_missing_bucket_are_no_missing_bundle_and_are_not_tried
         let (digest, bytes) = bundle(10);
         let put = artifacts.put(digest, bytes).await;
         assert!(matches!(put, Err(PutError::Unavailable(_))), "{config:?}: {put:?}");
-        let fetch = artifacts.fetch(digest, &place.path().join("it")).await;
+        let fetch = artifacts.fetch(digest, &place.path().join("it"), &Meter::default()).await;
         assert!(matches!(fetch, Err(FetchError::Unavailable(_))), "{config:?}: {fetch:?}");
         let ping = artifacts.ping().await;
         assert!(matches!(ping, Err(FetchError::Unavailable(_))), "{config:?}: {ping:?}");
@@ -165,12 +194,12 @@ async fn an_error_page_with_status_200_and_a_server_in_trouble_are_told_apart() 
     let (digest, _) = bundle(10);
     let (page, _tasks) = always("200 OK", "<Error><Code>InternalError</Code></Error>").await;
     let artifacts = Artifacts::s3(&config(&server, &page)).unwrap();
-    let fetched = artifacts.fetch(digest, &destination).await;
+    let fetched = artifacts.fetch(digest, &destination, &Meter::default()).await;
     assert!(matches!(fetched, Err(FetchError::Corrupt(_))), "{fetched:?}");
     assert!(!destination.exists());
     let (trouble, _tasks) = always("503 Slow Down", "<Error><Code>SlowDown</Code></Error>").await;
     let artifacts = Artifacts::s3(&config(&server, &trouble)).unwrap();
-    let fetched = artifacts.fetch(digest, &destination).await;
+    let fetched = artifacts.fetch(digest, &destination, &Meter::default()).await;
     assert!(matches!(fetched, Err(FetchError::Unavailable(_))), "{fetched:?}");
 }
 
@@ -250,7 +279,7 @@ async fn tls_is_spoken_with_the_certificates_of_a_file_and_with_no_others() {
     let artifacts = Artifacts::s3(&known).unwrap();
     artifacts.ping().await.unwrap();
     artifacts.put(digest, bytes).await.unwrap();
-    artifacts.fetch(digest, &place.path().join("it")).await.unwrap();
+    artifacts.fetch(digest, &place.path().join("it"), &Meter::default()).await.unwrap();
     let unknown = Artifacts::s3(&S3Config { ca_file: None, ..known }).unwrap();
     assert!(matches!(unknown.ping().await, Err(FetchError::Unavailable(_))));
 }
