@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 use domain::limits::LIST_PAGE_MAX;
-use domain::{ExecuteId, ModelName, Payload, State, VersionSelector};
+use domain::{AliasName, ExecuteId, ModelName, Payload, State, VersionSelector};
 
 use crate::client::Input;
 
@@ -53,6 +53,12 @@ pub enum Command {
     Cancel(One),
     /// List the models
     Models(Plain),
+    /// Point an alias at a version, once enough nodes have it
+    Alias(Alias),
+    /// List the aliases of a model
+    Aliases(OfModel),
+    /// Show which nodes have which version of a model
+    Readiness(Readiness),
     /// List the nodes that run executions
     Nodes(Plain),
 
@@ -127,7 +133,8 @@ __pycache__ are left out. The same files make the same version, whenever and
 wherever they are pushed.
 
   gantry push examples/iris
-  gantry push . --model iris-next")]
+  gantry push . --model iris-next
+  gantry push . --alias stable")]
 pub struct Push {
     /// The folder
     #[arg(value_name = "DIR")]
@@ -135,6 +142,12 @@ pub struct Push {
     /// The model's name [default: the folder's]
     #[arg(long, value_name = "NAME")]
     pub model: Option<ModelName>,
+    /// Then point this alias at the new version, once enough nodes have it
+    #[arg(long, value_name = "ALIAS")]
+    pub alias: Option<AliasName>,
+    /// Wait at most this long for the nodes
+    #[arg(long, value_name = "SECONDS", default_value_t = 300, requires = "alias")]
+    pub wait: u64,
     /// Print the new version as JSON
     #[arg(long)]
     pub json: bool,
@@ -234,6 +247,77 @@ pub struct One {
     /// The execution
     #[arg(value_name = "EXECUTE_ID")]
     pub execute_id: ExecuteId,
+    /// Print it as JSON
+    #[arg(long)]
+    pub json: bool,
+    /// The gateway
+    #[command(flatten)]
+    pub server: Server,
+}
+
+/// Options of `gantry alias`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+An alias moves when enough of the nodes that serve the model's queue have the
+version (gateway.ready_percent_min); until then they fetch it, and the exit
+code is 75.
+
+  gantry alias iris stable 7 --wait 300
+  gantry alias iris stable 6 --expected 7 --force
+  gantry alias iris canary --delete")]
+pub struct Alias {
+    /// The model
+    #[arg(value_name = "MODEL")]
+    pub model: ModelName,
+    /// The alias
+    #[arg(value_name = "ALIAS")]
+    pub alias: AliasName,
+    /// The version's number
+    #[arg(value_name = "VERSION", required_unless_present = "delete", value_parser = clap::value_parser!(i32).range(1..))]
+    pub version: Option<i32>,
+    /// Take the alias away
+    #[arg(long, conflicts_with_all = ["version", "force", "wait", "expected"])]
+    pub delete: bool,
+    /// Move it however few nodes have the version
+    #[arg(long)]
+    pub force: bool,
+    /// Wait at most this long for the nodes
+    #[arg(long, value_name = "SECONDS", default_value_t = 0)]
+    pub wait: u64,
+    /// Only if it points at this version now; 0: only if it is new
+    #[arg(long, value_name = "VERSION")]
+    pub expected: Option<u32>,
+    /// Print it as JSON
+    #[arg(long)]
+    pub json: bool,
+    /// The gateway
+    #[command(flatten)]
+    pub server: Server,
+}
+
+/// Options of commands about one model.
+#[derive(Debug, Args)]
+pub struct OfModel {
+    /// The model
+    #[arg(value_name = "MODEL")]
+    pub model: ModelName,
+    /// Print them as JSON
+    #[arg(long)]
+    pub json: bool,
+    /// The gateway
+    #[command(flatten)]
+    pub server: Server,
+}
+
+/// Options of `gantry readiness`.
+#[derive(Debug, Args)]
+pub struct Readiness {
+    /// The model
+    #[arg(value_name = "MODEL")]
+    pub model: ModelName,
+    /// A version's number or an alias [default: the youngest ten, and those that aliases point at]
+    #[arg(value_name = "VERSION")]
+    pub version: Option<VersionSelector>,
     /// Print it as JSON
     #[arg(long)]
     pub json: bool,

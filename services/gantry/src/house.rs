@@ -66,7 +66,8 @@ pub async fn run(
     let ports = Ports::connect(&configuration.ports(), "dev").await?;
     let (trigger, inner) = Shutdown::new();
     let mut services = JoinSet::new();
-    let Configuration { gateway, worker, sync, monitor, .. } = configuration;
+    let sync = configuration.sync();
+    let Configuration { gateway, worker, monitor, .. } = configuration;
     spawn(&mut services, "monitor", monitor::run(monitor, ports.clone(), inner.clone()));
     spawn(&mut services, "sync", sync::run(sync, ports.clone(), inner.clone()));
     spawn(&mut services, "worker", worker::run(worker, ports.clone(), inner.clone()));

@@ -29,7 +29,7 @@ pub fn worker(args: &cli::Service) -> ExitCode {
 
 /// `gantry sync`.
 pub fn sync(args: &cli::Service) -> ExitCode {
-    run("sync", args, |configuration, ports, shutdown| sync::run(configuration.sync, ports, shutdown))
+    run("sync", args, |configuration, ports, shutdown| sync::run(configuration.sync(), ports, shutdown))
 }
 
 /// `gantry monitor`.

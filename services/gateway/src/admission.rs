@@ -51,6 +51,20 @@ impl<S: Send + Sync> FromRequestParts<S> for Segment {
     }
 }
 
+/// Two parts of the path, as text.
+pub(crate) struct Segments(pub String, pub String);
+
+impl<S: Send + Sync> FromRequestParts<S> for Segments {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Refusal> {
+        match Path::<(String, String)>::from_request_parts(parts, state).await {
+            Ok(Path((first, second))) => Ok(Self(first, second)),
+            Err(rejection) => Err(Refusal::new(ProblemCode::Name, rejection.body_text())),
+        }
+    }
+}
+
 /// Are these characters that every broker carries?
 fn is_visible(text: &str) -> bool {
     text.bytes().all(|byte| (32..127).contains(&byte))

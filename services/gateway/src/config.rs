@@ -22,6 +22,8 @@ pub struct Config {
     pub connections_per_address_max: usize,
     /// The most callers that wait for a result at once; further ones are refused with `503`.
     pub waiters_max: usize,
+    /// How many percent of the nodes that serve a model's queue must have a version before an alias moves to it.
+    pub ready_percent_min: u32,
     /// How long a connection may take to send the header of a request, in milliseconds.
     pub header_ms_max: u64,
     /// How long a drain may take, in milliseconds; callers still waiting then get their handle.
@@ -38,6 +40,7 @@ impl Default for Config {
             connections_max: 10_000,
             connections_per_address_max: 2_000,
             waiters_max: 10_000,
+            ready_percent_min: 80,
             header_ms_max: 10_000,
             drain_ms_max: 30_000,
         }
@@ -64,6 +67,9 @@ impl Config {
             if !(1..=1_000_000).contains(&value) {
                 bail!("gateway.{key} = {value}: 1 to 1000000 is allowed");
             }
+        }
+        if self.ready_percent_min > 100 {
+            bail!("gateway.ready_percent_min = {}: 0 to 100 is allowed", self.ready_percent_min);
         }
         for (key, value) in [("header_ms_max", self.header_ms_max), ("drain_ms_max", self.drain_ms_max)] {
             if !(1..=3_600_000).contains(&value) {

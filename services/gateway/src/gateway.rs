@@ -2,6 +2,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bootstrap::{Ports, Shutdown};
+use coordination::{BundleNotice, Link};
 use domain::TenantId;
 use protocol::NodeInfo;
 use store::{Writer, WriterConfig, WriterTask};
@@ -40,6 +41,9 @@ pub(crate) struct Shared {
     pub bodies: Arc<Semaphore>,
     pub inspections: Semaphore,
     pub nodes: watch::Receiver<Arc<[NodeInfo]>>,
+    /// What the nodes have of which bundle.
+    pub bundles: watch::Receiver<Arc<[BundleNotice]>>,
+    pub link: watch::Receiver<Link>,
     /// Whose everything is until there are tokens.
     pub tenant: TenantId,
     /// What must be finished although its caller may have hung up.
@@ -58,6 +62,8 @@ impl Gateway {
             bodies: Arc::new(Semaphore::new(BODIES_KIB_MAX)),
             inspections: Semaphore::new(INSPECTIONS_MAX),
             nodes: ports.coordination.nodes(),
+            bundles: ports.coordination.bundles(),
+            link: ports.coordination.link(),
             tenant: TenantId::default(),
             tasks: TaskTracker::new(),
             config,

@@ -23,6 +23,7 @@ mod health;
 mod lookups;
 mod metrics;
 mod problem;
+mod readiness;
 mod replies;
 mod server;
 mod submission;

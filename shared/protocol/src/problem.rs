@@ -118,6 +118,10 @@ codes! {
     AlreadyEnded = 409, "The execution has already ended";
     /// The execution was cancelled.
     ExecutionCancelled = 409, "The execution was cancelled";
+    /// Too few nodes have the version for the alias to move to it.
+    NotReady = 409, "Not enough nodes are ready";
+    /// The alias does not point where it was expected to.
+    AliasDiffers = 409, "The alias points elsewhere";
     /// The body is too large.
     TooLarge = 413, "The body is too large";
     /// The media type is not one of the accepted ones.

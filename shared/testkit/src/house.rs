@@ -119,7 +119,8 @@ impl House {
         for n in 1..=shape.workers {
             let cache = house.path(&format!("node-{n}")).to_string_lossy().into_owned();
             let name = fresh_name(&format!("worker{n}"));
-            house.spawn(&format!("sync-{n}"), "sync", shape, &[("GANTRY_SYNC__CACHE_DIR", &cache)]);
+            let settings = [("GANTRY_SYNC__NAME", name.as_str()), ("GANTRY_SYNC__CACHE_DIR", &cache)];
+            house.spawn(&format!("sync-{n}"), "sync", shape, &settings);
             let scratch = format!("{cache}-scratch");
             let settings = [
                 ("GANTRY_WORKER__NAME", name.as_str()),

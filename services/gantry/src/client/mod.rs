@@ -4,6 +4,7 @@
 //! ([`Exit`]), its error what, where and what to do. A link that breaks, or a gateway that says it is busy, is tried again
 //! for a while: every request is harmless to repeat, because `run` always sends an idempotency key.
 
+mod aliases;
 mod api;
 mod bundle;
 mod error;
@@ -16,6 +17,7 @@ mod nodes;
 mod run;
 pub mod screen;
 
+pub use aliases::{alias, aliases, readiness};
 pub use api::Api;
 pub use bundle::pack;
 pub use error::{ClientError, Exit};

@@ -1,12 +1,14 @@
 use std::path::Path;
+use std::time::Duration;
 
 use domain::limits::BUNDLE_BYTES_MAX;
 use domain::{ModelName, Runtime};
 use jiff::Timestamp;
-use protocol::http::{ModelList, Version};
+use protocol::http::{ModelList, MoveAlias, Version};
 use reqwest::header::CONTENT_TYPE;
 use reqwest::{Method, StatusCode};
 
+use super::aliases::{point, sentence};
 use super::api::ANSWER_TIMEOUT;
 use super::bundle::{Packed, pack};
 use super::{Api, ClientError, Terminal, screen};
@@ -22,12 +24,33 @@ pub async fn push(api: &Api, args: &cli::Push, terminal: Terminal) -> Result<(),
         None => name_of(&args.directory)?,
     };
     let packed = pack(&args.directory)?;
-    let (version, is_new) = upload(api, &model, &packed).await?;
-    if args.json {
-        return terminal.json(&version);
+    let (mut version, is_new) = upload(api, &model, &packed).await?;
+    if !args.json {
+        say_pushed(&model, &version, is_new, packed.files, terminal)?;
     }
+    if let Some(alias) = &args.alias {
+        let wanted = MoveAlias { version: version.version, force: false, expected: None };
+        let wait = Duration::from_secs(args.wait);
+        let moved = point(api, &model, alias, &wanted, wait, terminal).await?;
+        if !args.json {
+            return terminal.say(&sentence(&model, &moved));
+        }
+        version.aliases.push(alias.to_string());
+        version.aliases.sort_unstable();
+        version.aliases.dedup();
+    }
+    if args.json { terminal.json(&version) } else { Ok(()) }
+}
+
+fn say_pushed(
+    model: &ModelName,
+    version: &Version,
+    is_new: bool,
+    files: usize,
+    terminal: Terminal,
+) -> Result<(), ClientError> {
     let (number, size) = (version.version, screen::bytes(version.bytes));
-    let (files, digest) = (packed.files, &version.digest[..version.digest.len().min(12)]);
+    let digest = &version.digest[..version.digest.len().min(12)];
     terminal.say(&if is_new {
         format!("{model} version {number} pushed ({files} files, {size}, {digest})")
     } else {

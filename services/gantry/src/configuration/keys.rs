@@ -57,6 +57,11 @@ pub const KEYS: &[Key] = &[
         1..=1_000_000,
     ),
     number(
+        "gateway.ready_percent_min",
+        "how many percent of the nodes that serve a model's queue must have a version before an alias moves to it",
+        0..=100,
+    ),
+    number(
         "gateway.header_ms_max",
         "how long a connection may take to send a request's header, in milliseconds",
         1..=3_600_000,
@@ -118,12 +123,28 @@ pub const KEYS: &[Key] = &[
         ..text("worker.shim", "program and arguments that begin a shim")
     },
     // -- sync
+    Key { default: Some("`worker.name`"), ..text("sync.name", "the node's name: that of its worker") },
     text("sync.cache_dir", "the node's cache of bundles, shared with its worker"),
     number("sync.transfers_max", "how many bundles are transferred at once at most", 1..=100),
     number(
+        "sync.bandwidth_bytes_per_second_max",
+        "how many bytes per second all transfers of the node take together at most; 0: no bound",
+        0..=i64::MAX as i128,
+    ),
+    number(
+        "sync.versions_max",
+        "how many of the youngest versions of each model are fetched before anyone asks, beside those that aliases point at",
+        0..=100_000,
+    ),
+    number(
         "sync.cache_bytes_max",
-        "how many bytes of unpacked bundles are kept",
+        "how many bytes of unpacked bundles are kept; beyond it those not used for longest go, down to nine tenths of it",
         1_048_576..=i64::MAX as i128,
+    ),
+    number(
+        "sync.disk_free_bytes_min",
+        "how many bytes are kept free on the disk of the cache; below it bundles go, too",
+        0..=i64::MAX as i128,
     ),
     number(
         "sync.cache_keep_ms",

@@ -60,6 +60,13 @@ impl Configuration {
         }
     }
 
+    /// What a sync is told: it is of the worker's node.
+    pub fn sync(&self) -> sync::Config {
+        let mut sync = self.sync.clone();
+        sync.name.get_or_insert_with(|| self.worker.name.clone());
+        sync
+    }
+
     /// Refuses adapters that live in one process, for a service that is one of several.
     ///
     /// # Errors

@@ -1,5 +1,6 @@
 //! The routes. One file per resource: decode, call, encode.
 
+mod aliases;
 mod answer;
 mod executions;
 mod health;
@@ -37,6 +38,9 @@ fn routes() -> OpenApiRouter<Gateway> {
         .routes(routes!(models::push_version))
         .routes(routes!(models::list_models))
         .routes(routes!(models::get_model))
+        .routes(routes!(aliases::list_aliases))
+        .routes(routes!(aliases::move_alias, aliases::delete_alias))
+        .routes(routes!(aliases::get_readiness))
         .routes(routes!(executions::submit))
         .routes(routes!(executions::list_executions))
         .routes(routes!(executions::get_execution))
