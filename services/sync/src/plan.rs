@@ -90,10 +90,9 @@ pub(crate) fn plan(desired: &[Desired], observed: &Observed, limits: &Limits) ->
         {
             continue;
         }
-        if !pass.fits(wanted.bytes) && !(wanted.is_pinned && pass.has_room_after_all(wanted.bytes)) {
-            continue;
+        if pass.fits(wanted.bytes) || (wanted.is_pinned && pass.has_room_after_all(wanted.bytes)) {
+            pass.fetch(wanted);
         }
-        pass.fetch(wanted);
     }
     pass.actions
 }
