@@ -87,7 +87,8 @@ impl Lease {
 
     /// A write of `session` that was sent at `sent_at` was answered.
     pub(super) fn answered(&self, session: &Session, sent_at: Boottime) {
-        if *self.users.borrow() == 0 {
+        // An answer that is read late must not take the place of what the next session was told.
+        if *self.users.borrow() == 0 || session.is_over() {
             return;
         }
         let mut proofs = self.lock();

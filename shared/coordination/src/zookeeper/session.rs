@@ -110,6 +110,11 @@ impl Session {
         self.client.session_id().0
     }
 
+    /// Is it known to be over? Nothing that it was told counts any more.
+    pub(super) fn is_over(&self) -> bool {
+        self.client.state().is_terminated()
+    }
+
     /// How long the servers keep the session after its last heartbeat, as they negotiated.
     pub(super) fn lease(&self) -> Duration {
         self.client.session_timeout()
