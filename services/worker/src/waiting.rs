@@ -179,6 +179,9 @@ struct Wait<'a> {
 impl Wait<'_> {
     /// Waits for everything, in order.
     async fn once(&mut self) -> Result<Rights, Ended> {
+        if self.worker.is_uncoordinated() {
+            return Err(Outcome::Waiting(later()).into());
+        }
         let mut rights = Rights::default();
         let mut fence = None;
         if let Some(key) = &self.needs.lock {
@@ -225,9 +228,6 @@ impl Wait<'_> {
             node: self.worker.node.clone(),
             since: Timestamp::now(),
         };
-        if self.worker.is_uncoordinated() {
-            return Err(Outcome::Waiting(later()).into());
-        }
         let enter = self.worker.coordination.enter(what, &contender, EXCLUSIVE_WAITERS_MAX);
         let place = match self.step(&name, rights, enter).await? {
             Ok(place) => place,

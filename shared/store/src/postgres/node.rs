@@ -69,6 +69,7 @@ pub(super) async fn upkeep(database: &Database, fence: i64, days: u32) -> Result
                 transaction.query(statement!("make_log_partitions").sql, &[&days]).await?;
                 transaction.query(statement!("forget_keys").sql, &[&KEYS_MAX]).await?;
                 transaction.query(statement!("forget_nodes").sql, &[]).await?;
+                transaction.query(statement!("forget_fences").sql, &[&KEYS_MAX]).await?;
                 transaction.query(statement!("forget_contenders").sql, &[]).await?;
                 transaction.query(statement!("forget_announcers").sql, &[]).await?;
                 Ok(true)

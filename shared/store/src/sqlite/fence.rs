@@ -1,10 +1,12 @@
 //! The fences of exclusive executions.
 
+use std::time::Duration;
+
 use domain::{ExecuteId, TenantId};
 use rusqlite::{Connection, params};
 
 use super::fail::Fail;
-use super::row::{find, id_bytes, run, value};
+use super::row::{find, id_bytes, run, us, value};
 use crate::{Fence, FenceTaken};
 
 pub(super) fn take(
@@ -52,6 +54,17 @@ pub(super) fn allows(c: &Connection, execute_id: ExecuteId, fence: Option<&Fence
          and tenant = (select tenant from execution where execute_id = ?1)";
     let by = params![id_bytes(execute_id), fence.key.as_str(), fence.generation, fence.number];
     Ok(value::<i64>(c, sql, by)?.is_some())
+}
+
+/// Nothing that runs is as old.
+const FORGET_AFTER: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// Forgets fences of long ago. The highest of all stays, to be compared with what would be dealt.
+pub(super) fn forget(c: &Connection, now: i64) -> Result<(), Fail> {
+    let Some((generation, number)) = highest(c)? else { return Ok(()) };
+    let sql = "delete from lock_fence where taken_at < ?1 and (generation, number) < (?2, ?3)";
+    run(c, sql, params![now - us(FORGET_AFTER), generation, number])?;
+    Ok(())
 }
 
 pub(super) fn highest(c: &Connection) -> Result<Option<(i64, i64)>, Fail> {

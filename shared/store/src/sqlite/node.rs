@@ -8,6 +8,7 @@ use rusqlite::{Connection, params};
 
 use super::contention;
 use super::fail::Fail;
+use super::fence;
 use super::row::{find, list, parsed, run, time, us, value};
 use crate::{Leadership, NodeEvent, NodeEventKind};
 
@@ -100,6 +101,7 @@ pub(super) fn upkeep(c: &Connection, now: i64, fence: i64) -> Result<Upkeep, Fai
         return Ok(Upkeep::Stale);
     }
     contention::forget_lost(c, now)?;
+    fence::forget(c, now)?;
     // The log is one clustered table here: there are no partitions to make.
     let forgotten = run(
         c,

@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use domain::{Ending, State};
 use store::{Append, Appended, Claim, Fence, FenceTaken, Finish, Finished, NewExecution};
 
@@ -123,4 +125,22 @@ pub async fn a_settlement_that_was_stored_is_repeated_whatever_its_fence_is_now(
     assert!(matches!(stored, Finished::Stored(_)));
     env.take_fence(&two, &second, &fence("k", 0, 2)).await;
     assert_eq!(env.finish(&ending).await, stored);
+}
+
+pub async fn fences_of_long_ago_are_forgotten_except_for_the_highest(env: Env) {
+    let ((one, first), (two, second)) = (env.running().await, env.running().await);
+    env.take_fence(&one, &first, &fence("old", 0, 1)).await;
+    env.take_fence(&one, &first, &fence("highest", 0, 9)).await;
+    env.pass(Duration::from_secs(8 * 24 * 3600)).await;
+    env.take_fence(&two, &second, &fence("young", 0, 3)).await;
+    assert!(env.record.take_upkeep_fence(1).await.unwrap());
+    assert!(env.record.upkeep(1, 1).await.unwrap());
+    let taken = |key: &str, number: i64| {
+        let (env, two, second, fence) = (&env, &two, &second, fence(key, 0, number));
+        async move { env.take_fence(two, second, &fence).await }
+    };
+    assert_eq!(taken("old", 1).await, FenceTaken::Taken, "nobody has it any more");
+    assert_eq!(taken("highest", 8).await, FenceTaken::TooOld { generation: 0, number: 9 });
+    assert_eq!(taken("young", 2).await, FenceTaken::TooOld { generation: 0, number: 3 });
+    assert_eq!(env.record.highest_fence().await.unwrap(), Some((0, 9)));
 }

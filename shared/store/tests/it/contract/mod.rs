@@ -103,6 +103,7 @@ contract! {
         a_stale_holder_writes_no_line_and_no_ending,
         a_batch_with_and_without_fences_answers_in_its_order,
         a_settlement_that_was_stored_is_repeated_whatever_its_fence_is_now,
+        fences_of_long_ago_are_forgotten_except_for_the_highest,
     ;
     life:
         a_queued_execution_is_cancelled_at_once_and_never_runs,

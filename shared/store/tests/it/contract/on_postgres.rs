@@ -90,6 +90,7 @@ impl Fixture for OnPostgres {
                 ][..],
             ),
             ("idempotency_key", &["expires_at"]),
+            ("lock_fence", &["taken_at"]),
             ("node", &["leased_until"]),
             ("leadership", &["leased_until"]),
             ("contender", &["leased_until"]),

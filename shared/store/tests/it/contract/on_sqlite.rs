@@ -53,6 +53,7 @@ impl Fixture for OnSqlite {
             ),
             ("queue_mark", &["dispatched_at"]),
             ("idempotency_key", &["expires_at"]),
+            ("lock_fence", &["taken_at"]),
             ("node_lease", &["expires_at"]),
             ("leader", &["leased_until"]),
             ("contender", &["leased_until"]),
