@@ -223,10 +223,14 @@ pub(super) async fn keep(shared: Arc<Shared>) {
     }
 }
 
-/// Leaves what was dropped and asks for what is due. `None` as an error is no answer in time.
+/// Asks for what is due and leaves what was dropped; neither waits for the other. `None` as an error is no answer in time.
 async fn round(shared: &Shared) -> Result<(), Option<StoreError>> {
+    let (stood, left) = tokio::join!(stand(shared), leave(shared));
+    stood.and(left)
+}
+
+async fn stand(shared: &Shared) -> Result<(), Option<StoreError>> {
     let tickets = &shared.tickets;
-    leave(shared).await?;
     let asked = tickets.to_ask(shared);
     if asked.is_empty() {
         return Ok(());
@@ -251,7 +255,8 @@ async fn leave(shared: &Shared) -> Result<(), Option<StoreError>> {
     }
     call(shared, shared.record.leave(&leaving)).await?;
     lock(&tickets.leaving).retain(|id, _| !leaving.contains(id));
-    tickets.looks.store(true, Ordering::Relaxed);
+    // Whoever waits in this process may have it now.
+    tickets.look();
     Ok(())
 }
 
