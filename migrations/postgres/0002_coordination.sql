@@ -155,3 +155,26 @@ create index bundle_notice_announcer on bundle_notice (announcer);
 
 -- When an alias was last to move to this version and could not yet, because too few nodes had it: they fetch it.
 alter table version add column wanted_at timestamptz;
+
+-- What became of nodes. One row for each life of each node, with what it last said of itself; and its events. An event
+-- with alarm is to be told to an operator.
+create table node_life (
+    node text primary key,
+    state text not null check (state in ('up', 'draining', 'left', 'lost')),
+    info jsonb not null,
+    changed_at timestamptz not null default clock_timestamp()
+);
+create index node_life_gone on node_life (changed_at) where state in ('left', 'lost');
+drop table node_event;
+create table node_event (
+    event_id bigint generated always as identity primary key,
+    name text not null,
+    node text not null,
+    kind text not null check (kind in ('joined', 'draining', 'back', 'resized', 'left', 'lost')),
+    slots integer not null,
+    alarm boolean not null,
+    at timestamptz not null default clock_timestamp()
+);
+create index node_event_name on node_event (name, event_id);
+create index node_event_alarm on node_event (event_id) where alarm;
+create index node_event_at on node_event (at);

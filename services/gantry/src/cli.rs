@@ -2,10 +2,12 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use clap::{Args, Parser, Subcommand};
 use domain::limits::LIST_PAGE_MAX;
-use domain::{AliasName, ExecuteId, ModelName, Payload, State, VersionSelector};
+use domain::{AliasName, ExecuteId, LimitName, ModelName, NodeName, Payload, State, VersionSelector};
+use protocol::DrainMode;
 
 use crate::client::Input;
 
@@ -49,6 +51,8 @@ pub enum Command {
     Ps(Ps),
     /// Show everything about an execution
     Show(One),
+    /// Say why an execution waits, or what it does
+    Explain(One),
     /// Take an execution back
     Cancel(One),
     /// List the models
@@ -59,8 +63,10 @@ pub enum Command {
     Aliases(OfModel),
     /// Show which nodes have which version of a model
     Readiness(Readiness),
-    /// List the nodes that run executions
-    Nodes(Plain),
+    /// List the nodes that run executions; resize, drain and undrain them
+    Nodes(Nodes),
+    /// List the limits that are held or waited for
+    Limits(Limits),
 
     /// Serve HTTP
     Gateway(Service),
@@ -318,6 +324,166 @@ pub struct Readiness {
     /// A version's number or an alias [default: the youngest ten, and those that aliases point at]
     #[arg(value_name = "VERSION")]
     pub version: Option<VersionSelector>,
+    /// Print it as JSON
+    #[arg(long)]
+    pub json: bool,
+    /// The gateway
+    #[command(flatten)]
+    pub server: Server,
+}
+
+/// Options of `gantry nodes`.
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+#[command(after_help = "\
+Those that left or were lost are listed for a day.
+
+  gantry nodes --watch
+  gantry nodes set box-1 --slots 16
+  gantry nodes drain box-1 --deadline 5m --wait")]
+pub struct Nodes {
+    /// What to do with one
+    #[command(subcommand)]
+    pub command: Option<NodesCommand>,
+    /// Draw the list again each second, until Ctrl-C
+    #[arg(long)]
+    pub watch: bool,
+    /// Print them as JSON
+    #[arg(long)]
+    pub json: bool,
+    /// The gateway
+    #[command(flatten)]
+    pub server: Server,
+}
+
+/// What to do with a node.
+#[derive(Debug, Subcommand)]
+pub enum NodesCommand {
+    /// Show everything about a node
+    Show(OneNode),
+    /// Set how many executions a node runs at once; it takes effect at once
+    Set(SetNode),
+    /// Let a node take no new work, until it is undrained
+    Drain(DrainNode),
+    /// Let a node take work again
+    Undrain(OneNode),
+}
+
+impl NodesCommand {
+    /// Where the gateway is.
+    pub const fn server(&self) -> &Server {
+        match self {
+            Self::Show(one) | Self::Undrain(one) => &one.server,
+            Self::Set(set) => &set.server,
+            Self::Drain(drain) => &drain.server,
+        }
+    }
+}
+
+/// Options of commands about one node.
+#[derive(Debug, Args)]
+pub struct OneNode {
+    /// Its name
+    #[arg(value_name = "NODE")]
+    pub node: NodeName,
+    /// Print it as JSON
+    #[arg(long)]
+    pub json: bool,
+    /// The gateway
+    #[command(flatten)]
+    pub server: Server,
+}
+
+/// Options of `gantry nodes set`.
+#[derive(Debug, Args)]
+pub struct SetNode {
+    /// Its name
+    #[arg(value_name = "NODE")]
+    pub node: NodeName,
+    /// 1 to 10000, or `default` for what is configured
+    #[arg(long, value_name = "N|default")]
+    pub slots: Slots,
+    /// Print the node as JSON
+    #[arg(long)]
+    pub json: bool,
+    /// The gateway
+    #[command(flatten)]
+    pub server: Server,
+}
+
+/// A number of slots; `None`: as configured.
+#[derive(Debug, Clone, Copy)]
+pub struct Slots(pub Option<u16>);
+
+impl FromStr for Slots {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "default" {
+            return Ok(Self(None));
+        }
+        let slots = text.parse().ok().filter(|slots| (1..=10_000).contains(slots));
+        slots.map(|slots| Self(Some(slots))).ok_or_else(|| "it is 1 to 10000, or default".to_owned())
+    }
+}
+
+/// Options of `gantry nodes drain`.
+#[derive(Debug, Args)]
+pub struct DrainNode {
+    /// Its name
+    #[arg(value_name = "NODE")]
+    pub node: NodeName,
+    /// finish: what still runs after this is given back, as 90s, 5m or 2h
+    #[arg(long, value_name = "TIME")]
+    pub deadline: Option<Seconds>,
+    /// What becomes of what runs: finish, requeue (SIGTERM, then again elsewhere) or kill
+    #[arg(long, value_name = "MODE", default_value = "finish", value_parser = drain_mode)]
+    pub mode: DrainMode,
+    /// Wait until it runs nothing
+    #[arg(long, conflicts_with = "json")]
+    pub wait: bool,
+    /// Print the node as JSON
+    #[arg(long)]
+    pub json: bool,
+    /// The gateway
+    #[command(flatten)]
+    pub server: Server,
+}
+
+fn drain_mode(text: &str) -> Result<DrainMode, String> {
+    match text {
+        "finish" => Ok(DrainMode::Finish),
+        "requeue" => Ok(DrainMode::Requeue),
+        "kill" => Ok(DrainMode::Kill),
+        _ => Err("it is finish, requeue or kill".to_owned()),
+    }
+}
+
+/// A time in seconds, written as `90s`, `5m` or `2h`.
+#[derive(Debug, Clone, Copy)]
+pub struct Seconds(pub u32);
+
+impl FromStr for Seconds {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (number, each) = match text.strip_suffix(['s', 'm', 'h']) {
+            Some(number) if text.ends_with('m') => (number, 60),
+            Some(number) if text.ends_with('h') => (number, 3_600),
+            Some(number) => (number, 1),
+            None => (text, 1),
+        };
+        let seconds = number.parse::<u32>().ok().and_then(|number| number.checked_mul(each));
+        seconds.map(Self).ok_or_else(|| "it is a number of seconds, or as 90s, 5m or 2h".to_owned())
+    }
+}
+
+/// Options of `gantry limits`.
+#[derive(Debug, Args)]
+pub struct Limits {
+    /// Show who holds this one, and who waits for it
+    #[arg(value_name = "NAME")]
+    pub name: Option<LimitName>,
     /// Print it as JSON
     #[arg(long)]
     pub json: bool,

@@ -28,12 +28,17 @@ fn main() -> ExitCode {
         Command::Logs(args) => ask(&args.server, async |api, t| client::logs(api, &args, t).await),
         Command::Ps(args) => ask(&args.server, async |api, t| client::ps(api, &args, t).await),
         Command::Show(args) => ask(&args.server, async |api, t| client::show(api, &args, t).await),
+        Command::Explain(args) => ask(&args.server, async |api, t| client::explain(api, &args, t).await),
         Command::Cancel(args) => ask(&args.server, async |api, t| client::cancel(api, &args, t).await),
         Command::Models(args) => ask(&args.server, async |api, t| client::models(api, &args, t).await),
         Command::Alias(args) => ask(&args.server, async |api, t| client::alias(api, &args, t).await),
         Command::Aliases(args) => ask(&args.server, async |api, t| client::aliases(api, &args, t).await),
         Command::Readiness(args) => ask(&args.server, async |api, t| client::readiness(api, &args, t).await),
-        Command::Nodes(args) => ask(&args.server, async |api, t| client::nodes(api, &args, t).await),
+        Command::Nodes(args) => {
+            let server = args.command.as_ref().map_or(&args.server, cli::NodesCommand::server);
+            ask(server, async |api, t| client::nodes(api, &args, t).await)
+        }
+        Command::Limits(args) => ask(&args.server, async |api, t| client::limits(api, &args, t).await),
         Command::Gateway(args) => service::gateway(&args),
         Command::Worker(args) => service::worker(&args),
         Command::Sync(args) => service::sync(&args),

@@ -24,6 +24,8 @@ pub struct Config {
     pub waiters_max: usize,
     /// How many percent of the nodes that serve a model's queue must have a version before an alias moves to it.
     pub ready_percent_min: u32,
+    /// In how many seconds the backlog of a queue should be worked off: `GET /v1/scaling` reckons with it.
+    pub scaling_target_seconds: u32,
     /// How long a connection may take to send the header of a request, in milliseconds.
     pub header_ms_max: u64,
     /// How long a drain may take, in milliseconds; callers still waiting then get their handle.
@@ -41,6 +43,7 @@ impl Default for Config {
             connections_per_address_max: 2_000,
             waiters_max: 10_000,
             ready_percent_min: 80,
+            scaling_target_seconds: 30,
             header_ms_max: 10_000,
             drain_ms_max: 30_000,
         }
@@ -70,6 +73,9 @@ impl Config {
         }
         if self.ready_percent_min > 100 {
             bail!("gateway.ready_percent_min = {}: 0 to 100 is allowed", self.ready_percent_min);
+        }
+        if !(1..=86_400).contains(&self.scaling_target_seconds) {
+            bail!("gateway.scaling_target_seconds = {}: 1 to 86400 is allowed", self.scaling_target_seconds);
         }
         for (key, value) in [("header_ms_max", self.header_ms_max), ("drain_ms_max", self.drain_ms_max)] {
             if !(1..=3_600_000).contains(&value) {

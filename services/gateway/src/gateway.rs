@@ -1,12 +1,13 @@
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bootstrap::{Ports, Shutdown};
 use coordination::{BundleNotice, Link};
-use domain::TenantId;
-use protocol::NodeInfo;
+use domain::{NodeName, TenantId};
+use protocol::{NodeInfo, NodeSettings};
 use store::{Writer, WriterConfig, WriterTask};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Mutex, Semaphore, watch};
 use tokio_util::task::TaskTracker;
 
 use crate::Config;
@@ -44,6 +45,9 @@ pub(crate) struct Shared {
     /// What the nodes have of which bundle.
     pub bundles: watch::Receiver<Arc<[BundleNotice]>>,
     pub link: watch::Receiver<Link>,
+    pub settings: watch::Receiver<Arc<BTreeMap<NodeName, NodeSettings>>>,
+    /// Held by who changes what is asked of a node.
+    pub changing_nodes: Mutex<()>,
     /// Whose everything is until there are tokens.
     pub tenant: TenantId,
     /// What must be finished although its caller may have hung up.
@@ -64,6 +68,8 @@ impl Gateway {
             nodes: ports.coordination.nodes(),
             bundles: ports.coordination.bundles(),
             link: ports.coordination.link(),
+            settings: ports.coordination.settings(),
+            changing_nodes: Mutex::default(),
             tenant: TenantId::default(),
             tasks: TaskTracker::new(),
             config,

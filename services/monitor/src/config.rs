@@ -14,6 +14,13 @@ pub struct Config {
     pub lease_ms: u64,
     /// The workers' `renew_ms`: who missed two renewals and is no longer announced is lost.
     pub renew_ms: u64,
+    /// For how many days events of nodes are kept.
+    pub node_events_days: u32,
+    /// Program and arguments that are run when a node is lost or one that was lost is back, with what happened as JSON on
+    /// stdin; none if it is empty.
+    pub alarm_command: Vec<String>,
+    /// Where the same is posted to.
+    pub alarm_url: Option<String>,
     /// Nobody else works on the record: whoever holds a lease from before this process is dead. Set by `gantry dev`.
     #[serde(skip)]
     pub alone: bool,
@@ -21,7 +28,16 @@ pub struct Config {
 
 impl Default for Config {
     fn default() -> Self {
-        Self { sweep_ms: 2_000, sweep_rows_max: 200, lease_ms: 30_000, renew_ms: 8_000, alone: false }
+        Self {
+            sweep_ms: 2_000,
+            sweep_rows_max: 200,
+            lease_ms: 30_000,
+            renew_ms: 5_000,
+            node_events_days: 90,
+            alarm_command: Vec::new(),
+            alarm_url: None,
+            alone: false,
+        }
     }
 }
 
@@ -32,6 +48,10 @@ impl Config {
 
     pub(crate) const fn renew_every(&self) -> Duration {
         Duration::from_millis(self.renew_ms)
+    }
+
+    pub(crate) const fn keep_node_events(&self) -> Duration {
+        Duration::from_secs(86_400 * self.node_events_days as u64)
     }
 
     /// How long to wait before the next look: several monitors spread by themselves.

@@ -7,11 +7,12 @@
 //! - `sweeps`: executions that nobody published or whose message got lost, that are due, whose lease was lost, whose
 //!   deadline has passed. Each kind has its own loop: a broker that is away holds up no rescue.
 //! - `letters`: messages that no queue took go back through the record; those that were given back too often are buried.
-//! - `nodes`: who came and who went, as events in the record.
+//! - `nodes`: who came, who went and what else became of them, as events in the record. `alarms`: whom the leader tells.
 //! - `upkeep`: the one thing a leader does, under a fence that the record checks.
 //!
 //! Publishing again is always harmless, because a message is only a hint.
 
+mod alarms;
 mod config;
 mod letters;
 pub mod metrics;
@@ -26,10 +27,12 @@ use bootstrap::{Ports, Shutdown};
 use broker::DeliverySource;
 use protocol::Reply;
 use store::Conclusion;
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 use tracing::info;
 
+use alarms::Hook;
 pub use config::Config;
 use letters::Letters;
 use sweeps::{Sweep, Sweeps};
@@ -40,7 +43,7 @@ use sweeps::{Sweep, Sweeps};
 /// from before its own start.
 ///
 /// # Errors
-/// If a task of it panicked. A server that is away is no error: it is waited for.
+/// If the configuration cannot be, or a task of it panicked. A server that is away is no error: it is waited for.
 pub async fn run(config: Config, ports: Ports, shutdown: Shutdown) -> anyhow::Result<()> {
     let started = Instant::now();
     metrics::describe();
@@ -52,8 +55,13 @@ pub async fn run(config: Config, ports: Ports, shutdown: Shutdown) -> anyhow::Re
     for source in [DeliverySource::Unroutable, DeliverySource::Dead] {
         tasks.spawn(Letters::new(ports.clone(), source).run(shutdown.clone()));
     }
-    tasks.spawn(nodes::run(ports.clone(), shutdown.clone()));
-    tasks.spawn(upkeep::run(ports, shutdown.clone()));
+    let missed = config.renew_every() * 2;
+    tasks.spawn(nodes::run(ports.clone(), sweeps, missed, shutdown.clone()));
+    let (leads, leading) = watch::channel(false);
+    tasks.spawn(upkeep::run(ports.clone(), config.keep_node_events(), leads, shutdown.clone()));
+    if let Some(hook) = Hook::new(&config)? {
+        tasks.spawn(alarms::run(hook, ports, leading, shutdown.clone()));
+    }
     info!(sweep_ms = config.sweep_ms, alone = config.alone, "monitor is ready");
     loop {
         tokio::select! {

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
+use protocol::NodeState;
 use store::NodeEventKind;
 
 const TAKEN: &str = "gantry_monitor_taken_total";
@@ -12,6 +13,7 @@ const PUBLISHED: &str = "gantry_monitor_published_total";
 const LETTERS: &str = "gantry_monitor_letters_total";
 const NODES: &str = "gantry_monitor_nodes";
 const NODE_EVENTS: &str = "gantry_monitor_node_events_total";
+const ALARMS: &str = "gantry_monitor_alarms_total";
 const UPKEEPS: &str = "gantry_monitor_upkeeps_total";
 
 /// Names what this service counts, for whoever reads the metrics.
@@ -21,8 +23,9 @@ pub fn describe() {
     describe_counter!(SWEEP_FAILURES, "Looks that failed and are repeated, by sweep");
     describe_counter!(PUBLISHED, "Publications of what sweeps took, by outcome");
     describe_counter!(LETTERS, "Messages found unroutable or dead, by source and outcome");
-    describe_gauge!(NODES, "Nodes that are there");
-    describe_counter!(NODE_EVENTS, "Nodes that came or went and were first seen here, by kind");
+    describe_gauge!(NODES, "Nodes that are there, and those lost in the last day, by state");
+    describe_counter!(NODE_EVENTS, "Events of nodes that were recorded here, by kind");
+    describe_counter!(ALARMS, "Calls of the alarm hook, by outcome");
     describe_counter!(UPKEEPS, "Upkeeps of the record, by outcome");
 }
 
@@ -44,8 +47,12 @@ pub(crate) fn letter(source: &'static str, outcome: &'static str) {
     counter!(LETTERS, "source" => source, "outcome" => outcome).increment(1);
 }
 
-pub(crate) fn nodes(present: usize) {
-    gauge!(NODES).set(present as f64);
+pub(crate) fn nodes(state: NodeState, count: usize) {
+    gauge!(NODES, "state" => state.label()).set(count as f64);
+}
+
+pub(crate) fn alarm(outcome: &'static str) {
+    counter!(ALARMS, "outcome" => outcome).increment(1);
 }
 
 pub(crate) fn node_event(kind: NodeEventKind) {

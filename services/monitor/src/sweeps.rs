@@ -63,6 +63,8 @@ pub(crate) struct Sweeps {
     started: Instant,
     /// Something became due.
     due: Arc<Notify>,
+    /// A node is gone.
+    gone: Arc<Notify>,
     queues: Arc<Mutex<Option<Listed>>>,
 }
 
@@ -81,7 +83,12 @@ struct Found {
 
 impl Sweeps {
     pub fn new(config: Config, ports: Ports, started: Instant) -> Self {
-        Self { config, ports, started, due: Arc::default(), queues: Arc::default() }
+        Self { config, ports, started, due: Arc::default(), gone: Arc::default(), queues: Arc::default() }
+    }
+
+    /// Has lost leases looked for at once.
+    pub fn rescue(&self) {
+        self.gone.notify_one();
     }
 
     /// Looks, at once and then again and again, until the drain.
@@ -119,6 +126,7 @@ impl Sweeps {
             tokio::select! {
                 _ = pause(self.config.pause(), &shutdown) => {}
                 () = self.due.notified(), if sweep == Sweep::Due => {}
+                () = self.gone.notified(), if sweep == Sweep::Rescue => {}
             }
         }
     }

@@ -20,15 +20,16 @@ const AGAIN: Duration = Duration::from_secs(10);
 /// For how many days ahead the log has its partitions.
 const DAYS_AHEAD: u32 = 3;
 
-/// Stands for election, and keeps the record in shape while it leads, until the drain.
-pub(crate) async fn run(ports: Ports, shutdown: Shutdown) {
+/// Stands for election, says in `leads` whether it does, and keeps the record in shape while it leads, until the drain.
+pub(crate) async fn run(ports: Ports, keep_events: Duration, leads: watch::Sender<bool>, shutdown: Shutdown) {
     let holder = format!("monitor-{}-{:08x}", std::process::id(), rand::random::<u32>());
     let mut lead = ports.coordination.lead(UPKEEP, &holder);
     loop {
-        let leads = *lead.borrow_and_update();
-        let next = match leads {
+        let now = *lead.borrow_and_update();
+        leads.send_replace(now != Lead::No);
+        let next = match now {
             Lead::No => None,
-            Lead::Yes { fence } => Some(keep(&ports, fence).await),
+            Lead::Yes { fence } => Some(keep(&ports, fence, keep_events).await),
         };
         tokio::select! {
             () = shutdown.draining() => return,
@@ -46,8 +47,8 @@ async fn changed(lead: &mut watch::Receiver<Lead>) {
 }
 
 /// Does it once, and says when to do it again.
-async fn keep(ports: &Ports, fence: i64) -> Duration {
-    match try_keep(ports, fence).await {
+async fn keep(ports: &Ports, fence: i64, keep_events: Duration) -> Duration {
+    match try_keep(ports, fence, keep_events).await {
         Ok(true) => {
             info!(fence, "the record was kept in shape");
             metrics::upkeep("done");
@@ -66,6 +67,7 @@ async fn keep(ports: &Ports, fence: i64) -> Duration {
     }
 }
 
-async fn try_keep(ports: &Ports, fence: i64) -> Result<bool, StoreError> {
-    Ok(ports.record.take_upkeep_fence(fence).await? && ports.record.upkeep(fence, DAYS_AHEAD).await?)
+async fn try_keep(ports: &Ports, fence: i64, keep_events: Duration) -> Result<bool, StoreError> {
+    let record = &ports.record;
+    Ok(record.take_upkeep_fence(fence).await? && record.upkeep(fence, DAYS_AHEAD, keep_events).await?)
 }

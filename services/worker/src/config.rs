@@ -53,7 +53,7 @@ impl Default for Config {
             cache_dir: "/var/lib/gantry/cache".into(),
             scratch_dir: "/var/lib/gantry/scratch".into(),
             lease_ms: 30_000,
-            renew_ms: 8_000,
+            renew_ms: 5_000,
             fetch_timeout_ms: 60_000,
             full_wait_ms: 30_000,
             waiting_max: 64,

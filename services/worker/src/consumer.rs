@@ -10,12 +10,14 @@ use broker::{Deliveries, Delivery};
 use futures::FutureExt as _;
 use futures::future::join_all;
 use store::Requeue;
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 use tracing::{info, warn};
 
 use crate::Worker;
 use crate::claim::{note, parse, refuse_later, take_chunk};
 use crate::metrics;
+use crate::settings::Standing;
 use crate::slots::Slot;
 
 /// The most deliveries that are claimed in one statement.
@@ -30,18 +32,63 @@ pub(crate) struct Consumer {
     /// Taken from the broker and neither settled nor given a slot.
     waiting: VecDeque<Delivery>,
     is_paused: bool,
+    /// As the broker has it.
+    prefetch: u16,
 }
 
 impl Consumer {
-    pub(crate) const fn new(worker: Arc<Worker>, deliveries: Deliveries) -> Self {
-        Self { worker, deliveries, waiting: VecDeque::new(), is_paused: false }
+    pub(crate) const fn new(worker: Arc<Worker>, deliveries: Deliveries, prefetch: u16) -> Self {
+        Self { worker, deliveries, waiting: VecDeque::new(), is_paused: false, prefetch }
     }
 
-    /// Takes chunks of deliveries, never more than slots are free, until the future is dropped (which loses nothing).
+    /// Takes deliveries while the node is to take any, until the future is dropped (which loses nothing).
     ///
     /// # Errors
     /// The broker was closed.
     pub(crate) async fn run(&mut self) -> anyhow::Result<()> {
+        let mut standing = self.worker.standing.subscribe();
+        loop {
+            let now = standing.borrow_and_update().clone();
+            if now.drain.is_some() {
+                self.rest(&mut standing).await?;
+                continue;
+            }
+            if self.prefetch != now.prefetch() {
+                self.prefetch = now.prefetch();
+                self.deliveries.set_prefetch(self.prefetch).await;
+            }
+            tokio::select! {
+                biased;
+                // The sender is the worker's own.
+                Ok(()) = standing.changed() => {}
+                ended = self.take() => return ended,
+            }
+        }
+    }
+
+    /// Takes no deliveries, and gives those back that were not claimed, until the node is to take work again.
+    async fn rest(&mut self, standing: &mut watch::Receiver<Standing>) -> anyhow::Result<()> {
+        self.pause().await;
+        self.take_waiting();
+        loop {
+            self.give_back().await;
+            let most = usize::from(self.prefetch);
+            tokio::select! {
+                _ = standing.wait_for(|now| now.drain.is_none()) => break,
+                // What was on its way when the consumer was paused.
+                late = self.deliveries.next_chunk(most) => {
+                    if late.is_empty() {
+                        bail!("the broker closed the consumer");
+                    }
+                    self.waiting.extend(late);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes chunks of deliveries, never more than slots are free, until the future is dropped (which loses nothing).
+    async fn take(&mut self) -> anyhow::Result<()> {
         loop {
             let slot = self.slot().await?;
             self.record_is_back().await;
@@ -71,7 +118,7 @@ impl Consumer {
     /// Waits for a slot, and gives deliveries back for which none came free in time.
     async fn slot(&mut self) -> anyhow::Result<Slot> {
         let full_wait = Duration::from_millis(self.worker.config.full_wait_ms);
-        let most = usize::from(self.worker.config.slots) * 2;
+        let most = usize::from(self.prefetch);
         let mut waits_since = Instant::now();
         loop {
             let worker = Arc::clone(&self.worker);
@@ -142,7 +189,7 @@ impl Consumer {
 
     /// Takes what the broker has delivered already, without waiting.
     fn take_waiting(&mut self) {
-        let most = usize::from(self.worker.config.slots) * 2;
+        let most = usize::from(self.prefetch);
         while let Some(chunk) = self.deliveries.next_chunk(most).now_or_never().filter(|c| !c.is_empty()) {
             self.waiting.extend(chunk);
         }
@@ -166,6 +213,10 @@ impl Consumer {
     pub(crate) async fn close(mut self) {
         self.pause().await;
         self.take_waiting();
+        self.give_back().await;
+    }
+
+    async fn give_back(&mut self) {
         join_all(self.waiting.drain(..).map(Delivery::requeue)).await.into_iter().for_each(note);
     }
 }

@@ -55,6 +55,8 @@ pub(crate) struct Leases {
     node: NodeId,
     lease: Duration,
     held: Mutex<HashMap<(ExecuteId, i32), watch::Sender<Hold>>>,
+    /// What every attempt that begins is told. Held while the registry changes, so that none is missed.
+    order: Mutex<Option<Stop>>,
     abandoned: CancellationToken,
 }
 
@@ -72,12 +74,13 @@ pub(crate) struct Watch {
 impl Leases {
     pub(crate) fn new(record: Arc<dyn Record>, node: NodeId, lease: Duration) -> Arc<Self> {
         let abandoned = CancellationToken::new();
-        Arc::new(Self { record, node, lease, held: Mutex::default(), abandoned })
+        Arc::new(Self { record, node, lease, held: Mutex::default(), order: Mutex::default(), abandoned })
     }
 
     /// Holds the lease on an attempt whose claim was sent at `sent_at`.
     pub(crate) fn hold(self: &Arc<Self>, execute_id: ExecuteId, attempt: i32, sent_at: Boottime) -> Held {
-        let (sender, hold) = watch::channel(Hold { sent_at, rights: None, stop: None });
+        let order = self.order.lock().unwrap_or_else(PoisonError::into_inner);
+        let (sender, hold) = watch::channel(Hold { sent_at, rights: None, stop: *order });
         let key = (execute_id, attempt);
         self.held().insert(key, sender);
         Held(Watch { leases: Arc::clone(self), key, hold })
@@ -133,6 +136,15 @@ impl Leases {
         for (_, sender) in self.held().iter().filter(|((id, _), _)| *id == execute_id) {
             debug!(%execute_id, "stopping: {stop:?}");
             sender.send_modify(|hold| hold.stop = hold.stop.max(Some(stop)));
+        }
+    }
+
+    /// Stops everything that runs here, and everything that begins until there is another order.
+    pub(crate) fn order(&self, stop: Option<Stop>) {
+        let mut order = self.order.lock().unwrap_or_else(PoisonError::into_inner);
+        *order = stop;
+        if let Some(stop) = stop {
+            self.stop_all(stop);
         }
     }
 

@@ -12,6 +12,7 @@
 //! - `runtime/`: `builtin` runs inside the worker; `process` runs one process tree per execution under a [`shim`], which
 //!   kills it at its deadlines even if this worker is dead or frozen.
 //! - `output.rs`: what a script prints, on its way into the record.
+//! - `settings.rs`: what an operator asks of the node while it runs; `membership.rs` announces what it is.
 //! - `settlement.rs`: the rules by which an attempt's outcome becomes its settlement.
 //! - `drain.rs`: the end.
 
@@ -32,6 +33,7 @@ mod rights;
 mod runtime;
 mod scratch;
 mod service;
+mod settings;
 mod settlement;
 pub mod shim;
 mod slots;

@@ -9,7 +9,7 @@ use domain::{NodeId, TenantId};
 use jiff::Timestamp;
 use protocol::NodeInfo;
 use store::{Record, Writer, WriterConfig};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -25,6 +25,7 @@ use crate::leases::{Leases, Stop};
 use crate::membership::announce;
 use crate::metrics;
 use crate::scratch::ScratchRoot;
+use crate::settings::{self, Standing};
 use crate::slots::Slots;
 use crate::versions::Versions;
 use crate::waiting::WaitingRoom;
@@ -47,6 +48,11 @@ pub(crate) struct Worker {
     pub(crate) slots: Slots,
     pub(crate) waiting: WaitingRoom,
     pub(crate) fencing: Fencing,
+    /// What the node is to be.
+    pub(crate) standing: watch::Sender<Standing>,
+    since: Timestamp,
+    /// It is about to end, whatever the reason.
+    leaving: CancellationToken,
     pub(crate) leases: Arc<Leases>,
     pub(crate) tasks: TaskTracker,
     pub(crate) shutdown: Shutdown,
@@ -86,6 +92,9 @@ impl Worker {
                 Arc::clone(&ports.record),
                 config.fence_generation.into(),
             ),
+            standing: watch::Sender::new(Standing::configured(&config)),
+            since: Timestamp::now(),
+            leaving: CancellationToken::new(),
             leases: Leases::new(Arc::clone(&ports.record), node.clone(), config.lease()),
             tasks: TaskTracker::new(),
             shutdown,
@@ -99,7 +108,9 @@ impl Worker {
         *self.coordination.link().borrow() == Link::Down
     }
 
-    fn info(&self) -> NodeInfo {
+    /// What the node says of itself.
+    pub(crate) fn info(&self) -> NodeInfo {
+        let standing = self.standing.borrow().clone();
         NodeInfo {
             labels: self.config.labels.as_map().clone(),
             id: self.node.clone(),
@@ -107,10 +118,10 @@ impl Worker {
                 .map_or_else(|_| "localhost".to_owned(), |name| name.trim().to_owned()),
             pid: std::process::id(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            slots: self.config.slots.into(),
+            slots: standing.slots.into(),
             queues: self.config.queues.clone(),
-            draining: false,
-            since: Timestamp::now(),
+            draining: standing.drain.is_some() || self.leaving.is_cancelled() || self.shutdown.is_draining(),
+            since: self.since,
         }
     }
 }
@@ -129,22 +140,24 @@ pub async fn run(config: Config, ports: Ports, shutdown: Shutdown) -> anyhow::Re
     let mut writing = JoinSet::new();
     writing.spawn(writer_task.run());
 
-    let prefetch = worker.config.slots.saturating_mul(2);
+    let settings = settings::first(&worker, &*ports.coordination).await;
+    let prefetch = worker.standing.borrow().prefetch();
     let source = DeliverySource::Queues(worker.config.queues.clone());
     let deliveries = ports.broker.consume(source, prefetch).await.context("consume requests")?;
     let controls = ports.broker.controls().await.context("listen to broadcasts")?;
 
     let leave = CancellationToken::new();
     let mut background = JoinSet::new();
+    background.spawn(settings::follow(Arc::clone(&worker), settings));
     background.spawn(heed(Arc::clone(&worker), controls));
     background.spawn(renew(Arc::clone(&worker)));
     background.spawn(compare_fences(Arc::clone(&worker)));
     let mut membership = JoinSet::new();
     let coordination = Arc::clone(&ports.coordination);
-    membership.spawn(announce(coordination, worker.info(), shutdown.clone(), leave.clone()));
-    info!(node = %worker.node, slots = worker.config.slots, "taking deliveries");
+    membership.spawn(announce(Arc::clone(&worker), coordination, leave.clone()));
+    info!(node = %worker.node, slots = worker.slots.count(), "taking deliveries");
 
-    let mut consumer = Consumer::new(Arc::clone(&worker), deliveries);
+    let mut consumer = Consumer::new(Arc::clone(&worker), deliveries, prefetch);
     let ended = tokio::select! {
         () = shutdown.draining() => Ok(()),
         ended = consumer.run() => ended,
@@ -159,6 +172,7 @@ pub async fn run(config: Config, ports: Ports, shutdown: Shutdown) -> anyhow::Re
     // One that is ended by an error is not waited for as long as a drain.
     let patience = if ended.is_ok() { worker.config.drain_ms_max } else { 0 };
     drain(&worker, &shutdown, Duration::from_millis(patience)).await;
+    worker.leaving.cancel();
     leave.cancel();
     while membership.join_next().await.is_some() {}
     background.shutdown().await;

@@ -105,6 +105,8 @@ pub(crate) trait StopConsuming: Send + Sync {
     async fn pause(&self);
     /// Deliveries again.
     async fn resume(&self);
+    /// Another bound on what is unsettled.
+    async fn set_prefetch(&self, prefetch: u16);
 }
 
 impl Deliveries {
@@ -137,6 +139,12 @@ impl Deliveries {
     /// Takes deliveries again.
     pub async fn resume(&mut self) {
         self.stop.resume().await;
+    }
+
+    /// Changes how many deliveries may be unsettled at once. What was received under the former bound stays received, and
+    /// on RabbitMQ it does not count towards the new one.
+    pub async fn set_prefetch(&mut self, prefetch: u16) {
+        self.stop.set_prefetch(prefetch.max(1)).await;
     }
 }
 

@@ -71,7 +71,7 @@ pub trait Coordination: Send + Sync + 'static {
     /// known now.
     async fn fence_floor(&self) -> Option<i64>;
 
-    /// What operators asked of nodes, by name.
+    /// What operators asked of nodes, by name. The receiver sees a change as soon as it was read, even if nothing is asked.
     fn settings(&self) -> watch::Receiver<Arc<BTreeMap<NodeName, NodeSettings>>>;
 
     /// Replaces what is asked of a node; the default asks nothing. It holds across restarts of the node.

@@ -157,7 +157,7 @@ impl Coordination for RecordCoordination {
     }
 
     fn settings(&self) -> watch::Receiver<Arc<BTreeMap<NodeName, NodeSettings>>> {
-        let settings = self.shared.view.settings.subscribe();
+        let settings = self.shared.view.watch_settings();
         self.shared.wake.notify_one();
         settings
     }

@@ -1,5 +1,6 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use domain::NodeName;
 use metrics::gauge;
@@ -13,6 +14,7 @@ use crate::{BundleNotice, Link, VersionNotice};
 pub(crate) struct View {
     pub(crate) nodes: watch::Sender<Arc<[NodeInfo]>>,
     pub(crate) versions: watch::Sender<Arc<[VersionNotice]>>,
+    are_settings_read: AtomicBool,
     pub(crate) settings: watch::Sender<Arc<BTreeMap<NodeName, NodeSettings>>>,
     pub(crate) bundles: watch::Sender<Arc<[BundleNotice]>>,
     pub(crate) link: watch::Sender<Link>,
@@ -24,6 +26,7 @@ impl View {
         Self {
             nodes: watch::Sender::new(Arc::from([])),
             versions: watch::Sender::new(Arc::from([])),
+            are_settings_read: AtomicBool::new(false),
             settings: watch::Sender::new(Arc::default()),
             bundles: watch::Sender::new(Arc::from([])),
             link: watch::Sender::new(Link::Down),
@@ -43,10 +46,20 @@ impl View {
         replace(&self.versions, versions);
     }
 
-    /// Watchers wake only if something changed.
+    /// The settings, as a change that is to be seen if they were read before.
+    pub(crate) fn watch_settings(&self) -> watch::Receiver<Arc<BTreeMap<NodeName, NodeSettings>>> {
+        let mut settings = self.settings.subscribe();
+        if self.are_settings_read.load(Ordering::Acquire) {
+            settings.mark_changed();
+        }
+        settings
+    }
+
+    /// Watchers wake only if something changed, or if it is the first that is known.
     pub(crate) fn set_settings(&self, settings: BTreeMap<NodeName, NodeSettings>) {
+        let is_first = !self.are_settings_read.swap(true, Ordering::AcqRel);
         self.settings.send_if_modified(|known| {
-            let changed = **known != settings;
+            let changed = is_first || **known != settings;
             if changed {
                 *known = Arc::new(settings);
             }

@@ -258,7 +258,7 @@ impl Coordination for ZooKeeper {
         if !self.shared.watches_settings.swap(true, Ordering::Relaxed) {
             self.shared.spawn(watching::settings(Arc::clone(&self.shared)));
         }
-        self.shared.view.settings.subscribe()
+        self.shared.view.watch_settings()
     }
 
     async fn set_node(&self, node: &NodeName, settings: &NodeSettings) -> Result<(), CoordinationError> {

@@ -1,11 +1,13 @@
 //! The bodies of the HTTP API under `/v1`. Times are RFC 3339; an absent value is left out.
 
+use std::collections::BTreeMap;
+
 use domain::{AliasName, ErrorClass, ExecuteId, ModelName, NodeName, State, VersionNumber};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::NodeInfo;
+use crate::{BundleState, DrainMode, NodeInfo, NodeSettings, NodeState};
 
 /// Header of an answer about an execution: its id.
 pub const EXECUTE_ID: &str = "gantry-execute-id";
@@ -81,6 +83,20 @@ pub struct Execution {
     pub log_lines: i64,
     /// What happened in which attempt, in order.
     pub timeline: Vec<TimelineEvent>,
+}
+
+/// An execution with what it waits for now.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ExecutionNow {
+    /// Its row.
+    #[serde(flatten)]
+    pub execution: Execution,
+    /// While it is `running` without running: `waiting_lock` or `waiting_limit`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub phase: Option<ReasonCode>,
+    /// How many are before it there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub position: Option<u64>,
 }
 
 /// One entry of an execution's timeline.
@@ -311,17 +327,240 @@ pub enum ReadyState {
 /// A node as the cluster sees it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Node {
-    /// What it says of itself.
+    /// What it says (or said last) of itself.
     #[serde(flatten)]
     #[schema(value_type = Object)]
     pub info: NodeInfo,
+    /// What it is doing.
+    pub state: NodeState,
     /// How many executions it runs now.
     pub running: u32,
+    /// When it was last known to be there.
+    #[schema(value_type = String, format = DateTime)]
+    pub last_seen: Timestamp,
+    /// What an operator asked of it.
+    #[schema(value_type = Object)]
+    pub settings: NodeSettings,
 }
 
-/// All nodes that are there now.
+/// The nodes that are there, and those that went or were lost in the last 24 hours.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct NodeList {
     /// By name.
     pub nodes: Vec<Node>,
+    /// The gateway sees the cluster as it is; otherwise as it was when the coordination was last there.
+    pub is_current: bool,
+}
+
+/// A node with all that is known of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct NodeDetail {
+    /// The node.
+    #[serde(flatten)]
+    pub node: Node,
+    /// What it runs, the oldest first.
+    pub executions: Vec<RunningExecution>,
+    /// What became of it, the youngest first.
+    pub history: Vec<NodeHistory>,
+    /// What it has of which bundle.
+    #[schema(value_type = Vec<Object>)]
+    pub bundles: Vec<NodeBundle>,
+}
+
+/// An execution that a node runs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct RunningExecution {
+    /// Its id.
+    #[schema(value_type = String, format = Uuid)]
+    pub execute_id: ExecuteId,
+    /// What it runs.
+    #[schema(value_type = String)]
+    pub model: ModelName,
+    /// Which attempt.
+    pub attempt: i32,
+    /// Since when.
+    #[schema(value_type = String, format = DateTime)]
+    pub since: Timestamp,
+}
+
+/// Something that happened to a node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct NodeHistory {
+    /// `joined`, `draining`, `back` (takes work again, or was lost and is there again), `resized`, `left`, `lost`.
+    pub event: String,
+    /// When it was noted.
+    #[schema(value_type = String, format = DateTime)]
+    pub at: Timestamp,
+    /// Which life of the node.
+    pub boot: String,
+    /// How many slots it had then.
+    pub slots: u32,
+}
+
+/// What a node has of a bundle.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeBundle {
+    /// SHA-256 of the bundle.
+    pub digest: String,
+    /// What is there.
+    #[serde(flatten)]
+    pub state: BundleState,
+}
+
+/// The body of `PUT /v1/nodes/{node}/settings`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SetNode {
+    /// How many executions it runs at once at most, 1 to 10000; `null`: as configured.
+    pub slots: Option<u16>,
+}
+
+/// The body of `POST /v1/nodes/{node}/drain`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct DrainNode {
+    /// What becomes of what runs: `finish`, `requeue` (SIGTERM, grace, and again elsewhere) or `kill`.
+    #[schema(value_type = String)]
+    pub mode: DrainMode,
+    /// `finish`: after so many seconds what still runs is given back; absent: it may take as long as it takes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub deadline_seconds: Option<u32>,
+}
+
+impl Default for DrainNode {
+    fn default() -> Self {
+        Self { mode: DrainMode::Finish, deadline_seconds: None }
+    }
+}
+
+/// Why an execution is where it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Explanation {
+    /// Which execution.
+    #[schema(value_type = String, format = Uuid)]
+    pub execute_id: ExecuteId,
+    /// Where it is in its life.
+    #[schema(value_type = String)]
+    pub state: State,
+    /// What it waits for or does, what must come first first.
+    pub reasons: Vec<Reason>,
+}
+
+/// One thing that an execution waits for or does.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Reason {
+    /// What kind: programs match on this.
+    pub code: ReasonCode,
+    /// The same in words.
+    pub text: String,
+    /// Since when.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub since: Option<Timestamp>,
+    /// How many are before it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ahead: Option<u64>,
+    /// The lock or limit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Who has it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub holders: Vec<Contending>,
+}
+
+/// What kind of reason it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ReasonCode {
+    /// It has ended.
+    Ended,
+    /// Somebody asked to take it back.
+    CancelRequested,
+    /// It is not due yet.
+    Delayed,
+    /// Its message is not known to be in its queue.
+    NotDispatched,
+    /// Its message waits in its queue.
+    Queued,
+    /// No node serves its queue.
+    NoNode,
+    /// Every slot of the nodes that serve its queue is taken.
+    SlotsFull,
+    /// It waits for its lock.
+    WaitingLock,
+    /// It waits for a limit.
+    WaitingLimit,
+    /// Its bundle is on its way to its node.
+    Fetching,
+    /// It runs.
+    Executing,
+    /// What it waits for cannot be known now.
+    Unknown,
+}
+
+/// Who has a lock or limit, or waits for it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Contending {
+    /// Which execution; absent for one that is not Gantry's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = Uuid)]
+    pub execute_id: Option<ExecuteId>,
+    /// Where it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub node: Option<String>,
+    /// When it came, by its node's clock.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub since: Option<Timestamp>,
+}
+
+/// A lock or a limit as it is now.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Contest {
+    /// Its key or name.
+    pub name: String,
+    /// Who has it, in the order of arrival.
+    pub holders: Vec<Contending>,
+    /// Who waits, the next one first.
+    pub waiters: Vec<Contending>,
+}
+
+/// The limits that somebody holds or waits for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct LimitList {
+    /// By name.
+    pub limits: Vec<Contest>,
+}
+
+/// How much there is to do, and with how many nodes it would be done.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Scaling {
+    /// By the queue's name.
+    pub queues: BTreeMap<String, QueueScaling>,
+    /// In how many seconds the backlog should be worked off.
+    pub target_seconds: u32,
+}
+
+/// The same of one queue.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct QueueScaling {
+    /// How many executions wait: queued, or delayed and due (counted up to 100,000).
+    pub waiting: u64,
+    /// How many run.
+    pub running: u64,
+    /// How many seconds of work wait, for one slot.
+    pub backlog_seconds: f64,
+    /// How many seconds ago the one that has waited longest was accepted.
+    pub oldest_wait_seconds: f64,
+    /// How many seconds an execution takes, by those started last; 1 if none has ended.
+    pub mean_run_seconds: f64,
+    /// Slots taken, of those of the nodes that serve it and take work: 0 to 1.
+    pub utilisation: f64,
+    /// How many nodes serve it and take work.
+    pub nodes: u32,
+    /// How many would be enough: (running + backlog_seconds / target_seconds) / slots per node, rounded up.
+    pub desired_nodes: u32,
+    /// Which node to remove first: one that runs nothing, else the one with the least work left.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub remove_first: Option<String>,
 }

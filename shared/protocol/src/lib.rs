@@ -11,6 +11,6 @@ mod problem;
 mod reply;
 
 pub use envelope::{HeaderValue, InvalidMessage, RawMessage, ReplyAddress, Request, SCHEMA, header};
-pub use node::{BundleState, Drain, DrainMode, NodeInfo, NodeSettings};
+pub use node::{BundleState, Drain, DrainMode, NodeInfo, NodeSettings, NodeState};
 pub use problem::{Problem, ProblemCode};
 pub use reply::{InvalidReply, Reply};

@@ -40,6 +40,47 @@ pub struct NodeSettings {
     pub drain: Option<Drain>,
 }
 
+/// What a node is doing, as the cluster knows it.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, utoipa::ToSchema,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum NodeState {
+    /// It is there and takes work.
+    Up,
+    /// It is there and takes no new work.
+    Draining,
+    /// It went by itself.
+    Left,
+    /// It is gone and had not said so before.
+    Lost,
+}
+
+impl NodeState {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Up, Self::Draining, Self::Left, Self::Lost];
+
+    /// Its name.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Up => "up",
+            Self::Draining => "draining",
+            Self::Left => "left",
+            Self::Lost => "lost",
+        }
+    }
+
+    /// Is it there?
+    #[must_use]
+    pub const fn is_present(self) -> bool {
+        match self {
+            Self::Up | Self::Draining => true,
+            Self::Left | Self::Lost => false,
+        }
+    }
+}
+
 /// How a node is drained.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

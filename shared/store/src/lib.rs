@@ -36,6 +36,6 @@ pub use execution::{
     Requeue, Rescued, Settlement,
 };
 pub use model::{AliasSet, ExpectedAlias, PushVersion, PushedVersion, SetAlias, VersionRow};
-pub use node::{Leadership, NodeEvent, NodeEventKind};
+pub use node::{Leadership, NodeEvent, NodeEventKind, NodeLife, NodeSeen, QueueLoad, RunningRow, Turn};
 pub use record::{CancelAnswer, Record};
 pub use writer::{Writer, WriterConfig, WriterTask};

@@ -44,9 +44,9 @@ pub use self::migrate::migrate;
 use crate::{
     Acceptance, AliasSet, Append, Appended, BundleChange, BundleRow, CancelAnswer, ClaimAnswer, ClaimRequest,
     Conclusion, ContendedKind, Dispatch, Entered, ExecutionFilter, ExecutionRow, Fence, FenceTaken, Finish,
-    Finished, Leadership, LoggedLine, NewContender, NewExecution, NodeEvent, NodeEventKind, PushVersion,
-    PushedVersion, QueuedContender, Record, Renewal, Requeue, Rescued, SetAlias, Standing, StoreError,
-    VersionRow,
+    Finished, Leadership, LoggedLine, NewContender, NewExecution, NodeEvent, NodeEventKind, NodeLife,
+    NodeSeen, PushVersion, PushedVersion, QueueLoad, QueuedContender, Record, Renewal, Requeue, Rescued,
+    RunningRow, SetAlias, Standing, StoreError, Turn, VersionRow,
 };
 
 /// The record in a schema of a PostgreSQL database. Dropping it closes its connections.
@@ -296,12 +296,40 @@ impl Record for Postgres {
         node::lead(&self.database, what, holder, lease).await
     }
 
-    async fn record_node_event(&self, node: &NodeId, kind: NodeEventKind) -> Result<bool, StoreError> {
-        node::record_event(&self.database, node, kind).await
+    async fn note_node(&self, info: &NodeInfo, seen: NodeSeen) -> Result<Option<NodeEventKind>, StoreError> {
+        node::note(&self.database, info, seen).await
     }
 
-    async fn list_node_events(&self, limit: u32) -> Result<Vec<NodeEvent>, StoreError> {
-        node::list_events(&self.database, limit).await
+    async fn list_node_lives(&self, gone_within: Duration) -> Result<Vec<NodeLife>, StoreError> {
+        node::list_lives(&self.database, gone_within).await
+    }
+
+    async fn list_node_events(
+        &self,
+        node: Option<&NodeName>,
+        limit: u32,
+    ) -> Result<Vec<NodeEvent>, StoreError> {
+        node::list_events(&self.database, node, limit).await
+    }
+
+    async fn list_node_alarms(&self, limit: u32) -> Result<Vec<NodeEvent>, StoreError> {
+        node::list_alarms(&self.database, limit).await
+    }
+
+    async fn settle_node_alarm(&self, event_id: i64) -> Result<(), StoreError> {
+        node::settle_alarm(&self.database, event_id).await
+    }
+
+    async fn list_running(&self, node: Option<&NodeId>) -> Result<Vec<RunningRow>, StoreError> {
+        node::list_running(&self.database, node).await
+    }
+
+    async fn queue_loads(&self, queues: &[QueueName], limit: u32) -> Result<Vec<QueueLoad>, StoreError> {
+        node::queue_loads(&self.database, queues, limit).await
+    }
+
+    async fn find_turn(&self, execute_id: ExecuteId) -> Result<Option<Turn>, StoreError> {
+        node::find_turn(&self.database, execute_id).await
     }
 
     async fn count_running(&self) -> Result<Vec<(NodeId, u32)>, StoreError> {
@@ -377,8 +405,8 @@ impl Record for Postgres {
         contention::list_bundles(&self.database).await
     }
 
-    async fn upkeep(&self, fence: i64, days: u32) -> Result<bool, StoreError> {
-        node::upkeep(&self.database, fence, days).await
+    async fn upkeep(&self, fence: i64, days: u32, keep_events: Duration) -> Result<bool, StoreError> {
+        node::upkeep(&self.database, fence, days, keep_events).await
     }
 
     async fn take_upkeep_fence(&self, fence: i64) -> Result<bool, StoreError> {

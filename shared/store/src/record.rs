@@ -11,8 +11,9 @@ use uuid::Uuid;
 use crate::{
     Acceptance, AliasSet, Append, Appended, BundleChange, BundleRow, ClaimAnswer, ClaimRequest, Conclusion,
     ContendedKind, Dispatch, Entered, ExecutionFilter, ExecutionRow, Fence, FenceTaken, Finish, Finished,
-    Leadership, LoggedLine, NewContender, NewExecution, NodeEvent, NodeEventKind, PushVersion, PushedVersion,
-    QueuedContender, Renewal, Requeue, Rescued, SetAlias, Standing, StoreError, VersionRow,
+    Leadership, LoggedLine, NewContender, NewExecution, NodeEvent, NodeEventKind, NodeLife, NodeSeen,
+    PushVersion, PushedVersion, QueueLoad, QueuedContender, Renewal, Requeue, Rescued, RunningRow, SetAlias,
+    Standing, StoreError, Turn, VersionRow,
 };
 
 /// The record of executions, logs, models and nodes. See the [crate] for the four rules every operation keeps.
@@ -315,17 +316,58 @@ pub trait Record: Send + Sync + 'static {
     /// [`StoreError`]: whether it leads is unknown, so it must not act.
     async fn lead(&self, what: &str, holder: &str, lease: Duration) -> Result<Leadership, StoreError>;
 
-    /// Records that a node came or went, unless its last event says the same. Returns whether it was new.
+    /// Records what is new about a node that was seen so, if anything is: the event that was recorded. Call it again until
+    /// nothing is: a node may join and drain at once.
     ///
     /// # Errors
-    /// [`StoreError`].
-    async fn record_node_event(&self, node: &NodeId, kind: NodeEventKind) -> Result<bool, StoreError>;
+    /// [`StoreError`]; repeating is harmless.
+    async fn note_node(&self, info: &NodeInfo, seen: NodeSeen) -> Result<Option<NodeEventKind>, StoreError>;
 
-    /// The last `limit` events, the youngest first.
+    /// The lives of nodes that are recorded as there, and those that ended within `gone_within`, by node; at most 10,000.
     ///
     /// # Errors
     /// [`StoreError`].
-    async fn list_node_events(&self, limit: u32) -> Result<Vec<NodeEvent>, StoreError>;
+    async fn list_node_lives(&self, gone_within: Duration) -> Result<Vec<NodeLife>, StoreError>;
+
+    /// The last `limit` events, of `node` or of all, the youngest first.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    async fn list_node_events(
+        &self,
+        node: Option<&NodeName>,
+        limit: u32,
+    ) -> Result<Vec<NodeEvent>, StoreError>;
+
+    /// The events of the last hour that an operator is to be told of and has not been, the oldest first; at most `limit`.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    async fn list_node_alarms(&self, limit: u32) -> Result<Vec<NodeEvent>, StoreError>;
+
+    /// Notes that the operator was told of an event, or cannot be.
+    ///
+    /// # Errors
+    /// [`StoreError`]; repeating is harmless.
+    async fn settle_node_alarm(&self, event_id: i64) -> Result<(), StoreError>;
+
+    /// What runs now, on `node` or anywhere, the oldest first; at most 10,000.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    async fn list_running(&self, node: Option<&NodeId>) -> Result<Vec<RunningRow>, StoreError>;
+
+    /// What waits in each of `queues`, counted up to `limit`.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    async fn queue_loads(&self, queues: &[QueueName], limit: u32) -> Result<Vec<QueueLoad>, StoreError>;
+
+    /// Where a `queued` execution is in its queue; `None` if it is not queued.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    async fn find_turn(&self, execute_id: ExecuteId) -> Result<Option<Turn>, StoreError>;
 
     /// How many executions each node runs now.
     ///
@@ -424,12 +466,13 @@ pub trait Record: Send + Sync + 'static {
     // --- upkeep ----------------------------------------------------------------------------------------------------
 
     /// The leader's upkeep, done only if `fence` is still the highest taken for `upkeep` (the check is part of the same
-    /// transaction): makes the log's partitions for the coming `days`, forgets idempotency keys that ran out.
+    /// transaction): makes the log's partitions for the coming `days`, forgets idempotency keys that ran out
+    /// and events of nodes older than `keep_events`.
     /// `false` if the fence is stale: nothing was done.
     ///
     /// # Errors
     /// [`StoreError`]; repeating is harmless.
-    async fn upkeep(&self, fence: i64, days: u32) -> Result<bool, StoreError>;
+    async fn upkeep(&self, fence: i64, days: u32, keep_events: Duration) -> Result<bool, StoreError>;
 
     /// Takes `fence` for `upkeep` if none higher was taken. ZooKeeper's leader brings its own; [`Record::lead`] takes
     /// it itself.

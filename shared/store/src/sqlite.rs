@@ -15,6 +15,7 @@ mod fence;
 mod finish;
 mod model;
 mod node;
+mod queue;
 mod read;
 mod row;
 mod schema;
@@ -40,9 +41,9 @@ use self::threads::Threads;
 use crate::{
     Acceptance, AliasSet, Append, Appended, BundleChange, BundleRow, CancelAnswer, ClaimAnswer, ClaimRequest,
     Conclusion, ContendedKind, Dispatch, Entered, ExecutionFilter, ExecutionRow, Fence, FenceTaken, Finish,
-    Finished, Leadership, LoggedLine, NewContender, NewExecution, NodeEvent, NodeEventKind, PushVersion,
-    PushedVersion, QueuedContender, Record, Renewal, Requeue, Rescued, SetAlias, Standing, StoreError,
-    VersionRow,
+    Finished, Leadership, LoggedLine, NewContender, NewExecution, NodeEvent, NodeEventKind, NodeLife,
+    NodeSeen, PushVersion, PushedVersion, QueueLoad, QueuedContender, Record, Renewal, Requeue, Rescued,
+    RunningRow, SetAlias, Standing, StoreError, Turn, VersionRow,
 };
 
 /// Where the database is.
@@ -310,14 +311,45 @@ impl Record for Sqlite {
         self.threads.write("lead", move |c, now| node::lead(c, now, &what, &holder, lease)).await
     }
 
-    async fn record_node_event(&self, node: &NodeId, kind: NodeEventKind) -> Result<bool, StoreError> {
-        let node = node.clone();
-        let record = move |c: &_, now| node::record_node_event(c, now, &node, kind);
-        self.threads.write("record_node_event", record).await
+    async fn note_node(&self, info: &NodeInfo, seen: NodeSeen) -> Result<Option<NodeEventKind>, StoreError> {
+        let info = info.clone();
+        self.threads.write("note_node", move |c, now| node::note(c, now, &info, seen)).await
     }
 
-    async fn list_node_events(&self, limit: u32) -> Result<Vec<NodeEvent>, StoreError> {
-        self.threads.read("list_node_events", move |c, _| node::list_node_events(c, limit)).await
+    async fn list_node_lives(&self, gone_within: Duration) -> Result<Vec<NodeLife>, StoreError> {
+        let list = move |c: &_, now| node::list_lives(c, now, gone_within);
+        self.threads.read("list_node_lives", list).await
+    }
+
+    async fn list_node_events(
+        &self,
+        node: Option<&NodeName>,
+        limit: u32,
+    ) -> Result<Vec<NodeEvent>, StoreError> {
+        let name = node.cloned();
+        self.threads.read("list_node_events", move |c, _| node::list_events(c, name.as_ref(), limit)).await
+    }
+
+    async fn list_node_alarms(&self, limit: u32) -> Result<Vec<NodeEvent>, StoreError> {
+        self.threads.read("list_node_alarms", move |c, now| node::list_alarms(c, now, limit)).await
+    }
+
+    async fn settle_node_alarm(&self, event_id: i64) -> Result<(), StoreError> {
+        self.threads.write("settle_node_alarm", move |c, _| node::settle_alarm(c, event_id)).await
+    }
+
+    async fn list_running(&self, node: Option<&NodeId>) -> Result<Vec<RunningRow>, StoreError> {
+        let node = node.cloned();
+        self.threads.read("list_running", move |c, _| queue::list_running(c, node.as_ref())).await
+    }
+
+    async fn queue_loads(&self, queues: &[QueueName], limit: u32) -> Result<Vec<QueueLoad>, StoreError> {
+        let queues = queues.to_vec();
+        self.threads.read("queue_loads", move |c, now| queue::loads(c, now, &queues, limit)).await
+    }
+
+    async fn find_turn(&self, execute_id: ExecuteId) -> Result<Option<Turn>, StoreError> {
+        self.threads.read("find_turn", move |c, _| queue::find_turn(c, execute_id)).await
     }
 
     async fn count_running(&self) -> Result<Vec<(NodeId, u32)>, StoreError> {
@@ -397,9 +429,10 @@ impl Record for Sqlite {
         self.threads.read("list_bundles", contention::list_bundles).await
     }
 
-    async fn upkeep(&self, fence: i64, _days: u32) -> Result<bool, StoreError> {
+    async fn upkeep(&self, fence: i64, _days: u32, keep_events: Duration) -> Result<bool, StoreError> {
         loop {
-            match self.threads.write("upkeep", move |c, now| node::upkeep(c, now, fence)).await? {
+            match self.threads.write("upkeep", move |c, now| node::upkeep(c, now, fence, keep_events)).await?
+            {
                 Upkeep::Stale => return Ok(false),
                 Upkeep::More => {}
                 Upkeep::Done => return Ok(true),

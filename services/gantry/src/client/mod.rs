@@ -7,6 +7,7 @@
 mod aliases;
 mod api;
 mod bundle;
+mod contests;
 mod error;
 mod events;
 mod executions;
@@ -20,6 +21,7 @@ pub mod screen;
 pub use aliases::{alias, aliases, readiness};
 pub use api::Api;
 pub use bundle::pack;
+pub use contests::{explain, limits};
 pub use error::{ClientError, Exit};
 pub use executions::{cancel, ps, show};
 pub use input::Input;

@@ -62,6 +62,11 @@ pub const KEYS: &[Key] = &[
         0..=100,
     ),
     number(
+        "gateway.scaling_target_seconds",
+        "in how many seconds the backlog of a queue should be worked off, for `GET /v1/scaling`",
+        1..=86_400,
+    ),
+    number(
         "gateway.header_ms_max",
         "how long a connection may take to send a request's header, in milliseconds",
         1..=3_600_000,
@@ -160,6 +165,12 @@ pub const KEYS: &[Key] = &[
     number("monitor.sweep_rows_max", "how many executions a sweep takes at once at most", 1..=10_000),
     number("monitor.lease_ms", "the workers' `lease_ms`", 500..=600_000),
     number("monitor.renew_ms", "the workers' `renew_ms`", 1..=200_000),
+    number("monitor.node_events_days", "for how many days events of nodes are kept", 1..=3_650),
+    text(
+        "monitor.alarm_command",
+        "program and arguments that are run when a node is lost or back, with what happened as JSON on stdin",
+    ),
+    text("monitor.alarm_url", "where the same is posted to"),
     // -- record
     text("record.backend", "`sqlite`, a file for one process (`gantry dev`), or `postgres`"),
     text("record.path", "`sqlite`: the file"),

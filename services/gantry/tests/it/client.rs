@@ -43,7 +43,7 @@ fn a_first_model_in_five_minutes() {
     let list = dev.say(&["ps", "--model", "hello", "--state", "succeeded"]).expect(0).stdout;
     assert!(list.lines().count() == 3 && list.lines().all(|line| line.len() <= 80), "{list}");
     assert!(dev.say(&["models"]).expect(0).stdout.contains("hello"));
-    dev.eventually("the node is announced", |dev| dev.say(&["nodes"]).stdout.contains("ready"));
+    dev.eventually("the node is announced", |dev| dev.say(&["nodes"]).stdout.contains(" up "));
     assert_eq!(dev.say(&["nodes", "--json"]).expect(0).json()["nodes"][0]["slots"], json!(2));
 }
 
@@ -157,4 +157,33 @@ fn following_a_log_survives_a_restart_without_gap_or_repeat() {
     assert_eq!(ids, (1..=rows.len() as i64).collect::<Vec<_>>());
     let last: Vec<_> = rows.iter().filter(|row| row.attempt == 2).map(|row| row.line.clone()).collect();
     assert_eq!(last, (1..=40).map(|n| format!("line {n}")).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_node_is_resized_drained_and_taken_back_while_it_runs() {
+    let dev = Dev::start();
+    dev.eventually("the node is announced", |dev| dev.say(&["nodes"]).stdout.contains(" up "));
+    let nodes = || dev.say(&["nodes", "--json"]).expect(0).json()["nodes"][0].clone();
+    let name = nodes()["id"].as_str().unwrap().split_once('@').unwrap().0.to_owned();
+    assert!(dev.say(&["nodes", "set", &name, "--slots", "5"]).expect(0).stdout.contains("5 slots"));
+    dev.eventually("it has 5 slots", |_| nodes()["slots"] == json!(5));
+    dev.say(&["nodes", "set", &name, "--slots", "default"]).expect(0);
+    dev.eventually("it has as many as configured", |_| nodes()["slots"] == json!(2));
+    dev.say(&["nodes", "set", &name, "--slots", "0"]).expect(2);
+    let drained = dev.say(&["nodes", "drain", &name, "--deadline", "5m", "--wait"]).expect(0);
+    assert!(drained.stdout.contains("runs nothing"), "{}", drained.stdout);
+    assert_eq!(nodes()["state"], json!("draining"));
+    dev.push("quick", "echo 1 >&3\n", "");
+    let id = dev.submit("quick", "{}");
+    let explained = dev.say(&["explain", &id]).expect(0).stdout;
+    assert!(explained.contains("draining"), "{explained}");
+    dev.say(&["nodes", "undrain", &name]).expect(0);
+    dev.eventually("it runs", |dev| dev.show(&id).state == State::Succeeded);
+    assert!(dev.say(&["explain", &id]).expect(0).stdout.contains("it is succeeded"));
+    dev.eventually("its history tells it all", |dev| {
+        let shown = dev.say(&["nodes", "show", &name]).expect(0).stdout;
+        ["joined", "resized", "draining", "back"].iter().all(|event| shown.contains(event))
+    });
+    assert!(dev.say(&["nodes", "show", "nobody"]).expect(66).stderr.contains("no node nobody"));
+    assert!(dev.say(&["limits"]).expect(0).stderr.contains("no limit"));
 }

@@ -17,6 +17,7 @@ use tokio::time::Instant;
 
 use super::answer;
 use crate::admission::{self, Segment};
+use crate::explanation;
 use crate::gateway::Gateway;
 use crate::problem::Refusal;
 use crate::submission::{self, Submission};
@@ -166,7 +167,7 @@ pub(crate) struct GetParameters {
         ("wait" = Option<u64>, Query, description = "Wait at most this many seconds (0 to 300) for it to end.")
     ),
     responses(
-        (status = 200, description = "Its row.", body = http::Execution),
+        (status = 200, description = "Its row, and what it waits for.", body = http::ExecutionNow),
         (status = 404, description = "There is none.", body = Problem, content_type = "application/problem+json")
     )
 )]
@@ -174,7 +175,7 @@ pub(crate) async fn get_execution(
     State(gateway): State<Gateway>,
     Segment(execute_id): Segment,
     query: Result<Query<GetParameters>, QueryRejection>,
-) -> Result<Json<http::Execution>, Refusal> {
+) -> Result<Json<http::ExecutionNow>, Refusal> {
     let execute_id = admission::execute_id(&execute_id)?;
     let wait =
         parameters(query)?.wait.as_deref().map(admission::wait_seconds).transpose()?.unwrap_or_default();
@@ -184,7 +185,14 @@ pub(crate) async fn get_execution(
         submission::wait(&gateway, waiting, Instant::now() + wait).await;
         execution = find(&gateway, execute_id).await?;
     }
-    Ok(Json(execution))
+    let mut now = http::ExecutionNow { execution, phase: None, position: None };
+    if now.execution.state == domain::State::Running {
+        let waits = explanation::waiting(&gateway, &now.execution).await?;
+        if let Some(first) = waits.into_iter().find(|reason| reason.ahead.is_some()) {
+            (now.phase, now.position) = (Some(first.code), first.ahead);
+        }
+    }
+    Ok(Json(now))
 }
 
 /// The row of an execution, or the refusal that there is none.

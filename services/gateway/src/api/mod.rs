@@ -2,11 +2,13 @@
 
 mod aliases;
 mod answer;
+mod contests;
 mod executions;
 mod health;
 mod logs;
 mod models;
 mod nodes;
+mod scaling;
 
 use std::sync::LazyLock;
 
@@ -47,7 +49,16 @@ fn routes() -> OpenApiRouter<Gateway> {
         .routes(routes!(executions::get_result))
         .routes(routes!(executions::cancel))
         .routes(routes!(logs::get_logs))
+        .routes(routes!(contests::explain_execution))
+        .routes(routes!(contests::list_limits))
+        .routes(routes!(contests::get_limit))
+        .routes(routes!(contests::get_lock))
         .routes(routes!(nodes::list_nodes))
+        .routes(routes!(nodes::get_node))
+        .routes(routes!(nodes::set_node))
+        .routes(routes!(nodes::drain_node))
+        .routes(routes!(nodes::undrain_node))
+        .routes(routes!(scaling::get_scaling))
         .routes(routes!(health::healthz))
         .routes(routes!(health::readyz))
         .routes(routes!(health::metrics))

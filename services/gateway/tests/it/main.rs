@@ -10,4 +10,5 @@ mod harness;
 mod inputs;
 mod logs;
 mod models;
+mod nodes;
 mod server;

@@ -109,6 +109,10 @@ impl World {
         Running { trigger, task }
     }
 
+    pub fn coordination(&self) -> &dyn coordination::Coordination {
+        &*self.ports.coordination
+    }
+
     async fn lives(&self) -> Vec<NodeId> {
         self.coordination.nodes().borrow().iter().map(|node| node.id.clone()).collect()
     }

@@ -47,7 +47,7 @@ struct Stored {
 }
 
 struct Consumer {
-    /// Holds `prefetch` deliveries, so that sending never fails for want of room.
+    /// Holds as many deliveries as any prefetch allows, so that sending never fails for want of room.
     sender: mpsc::Sender<Delivery>,
     places: Vec<Place>,
     prefetch: usize,
@@ -124,7 +124,7 @@ impl Queues {
     /// Makes the queues of `source` and a consumer of them. Once closed, the stream ends at once.
     pub(super) fn consume(&mut self, source: DeliverySource, prefetch: u16) -> Deliveries {
         let prefetch = usize::from(prefetch.max(1));
-        let (sender, receiver) = mpsc::channel(prefetch);
+        let (sender, receiver) = mpsc::channel(usize::from(u16::MAX));
         self.last_id += 1;
         let id = self.last_id;
         let stop = Box::new(Stop { queues: self.this.clone(), consumer: id });
@@ -169,6 +169,13 @@ impl Queues {
     fn pause(&mut self, consumer: u64, paused: bool) {
         if let Some(holder) = self.consumers.get_mut(&consumer) {
             holder.paused = paused;
+            self.fill(consumer);
+        }
+    }
+
+    fn set_prefetch(&mut self, consumer: u64, prefetch: u16) {
+        if let Some(holder) = self.consumers.get_mut(&consumer) {
+            holder.prefetch = prefetch.into();
             self.fill(consumer);
         }
     }
@@ -307,6 +314,12 @@ impl StopConsuming for Stop {
     async fn resume(&self) {
         if let Some(queues) = self.queues.upgrade() {
             lock(&queues).pause(self.consumer, false);
+        }
+    }
+
+    async fn set_prefetch(&self, prefetch: u16) {
+        if let Some(queues) = self.queues.upgrade() {
+            lock(&queues).set_prefetch(self.consumer, prefetch);
         }
     }
 }

@@ -42,7 +42,6 @@ pub(super) enum Stopped {
 /// One consumer of requests. It outlives connections: on each it runs anew.
 pub(super) struct Subscription {
     source: DeliverySource,
-    prefetch: u16,
     names: Names,
     sink: mpsc::Sender<Delivery>,
     wanted: watch::Receiver<Wanted>,
@@ -52,10 +51,11 @@ pub(super) struct Subscription {
 }
 
 /// What the holder of the stream asks for; numbered, so that the answer can be told from an older one.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy)]
 struct Wanted {
     number: u64,
     paused: bool,
+    prefetch: u16,
 }
 
 /// Which wish was carried out, while the subscription runs.
@@ -78,11 +78,11 @@ impl Subscription {
             DeliverySource::Unroutable | DeliverySource::Dead => 1,
         };
         let (sink, receiver) = mpsc::channel(usize::from(prefetch) * queues);
-        let (wants, wanted) = watch::channel(Wanted::default());
+        let (wants, wanted) = watch::channel(Wanted { number: 0, paused: false, prefetch });
         let (applied, applies) = watch::channel(Applied::default());
         let (ready, started) = oneshot::channel();
         let stop = Box::new(Stop { wants, applies });
-        let subscription = Self { source, prefetch, names, sink, wanted, applied, ready: Some(ready) };
+        let subscription = Self { source, names, sink, wanted, applied, ready: Some(ready) };
         (subscription, Deliveries::new(receiver, stop), started)
     }
 
@@ -109,13 +109,9 @@ impl Subscription {
             topology::declare(epoch, &self.things()).await?;
         }
         let channel = epoch.channel().await?;
-        let per_consumer = BasicQosOptions { global: false };
-        ask("set the prefetch", channel.basic_qos(self.prefetch, per_consumer)).await?;
         let wanted = *self.wanted.borrow_and_update();
         let mut consuming = Consuming::new(channel, queues, epoch.over().clone());
-        if !wanted.paused {
-            consuming.start().await?;
-        }
+        consuming.follow(wanted).await?;
         self.applied.send_replace(Applied { number: wanted.number, running: true });
         if let Some(ready) = self.ready.take() {
             drop(ready.send(Ok(())));
@@ -147,7 +143,7 @@ impl Subscription {
                         return Ok(Stopped::Gone);
                     }
                     let wanted = *self.wanted.borrow_and_update();
-                    consuming.follow(wanted.paused).await?;
+                    consuming.follow(wanted).await?;
                     self.applied.send_replace(Applied { number: wanted.number, running: true });
                 }
                 room = sink.reserve(), if !consuming.held.is_empty() => {
@@ -161,7 +157,7 @@ impl Subscription {
                         consuming.hand_over(&sink, delivery);
                     }
                 }
-                _ = watchdog.tick() => consuming.watch(self.prefetch).await?,
+                _ = watchdog.tick() => consuming.watch().await?,
             }
         }
     }
@@ -231,6 +227,8 @@ struct Consuming {
     link: Arc<ChannelLink>,
     delivered: u64,
     last_delivery: Instant,
+    /// As the channel has it; 0 before it has any.
+    prefetch: u16,
 }
 
 /// What a delivery needs to be settled.
@@ -253,11 +251,21 @@ impl Consuming {
             link: Arc::new(ChannelLink { settled: sender, over }),
             delivered: 0,
             last_delivery: Instant::now(),
+            prefetch: 0,
         }
     }
 
-    async fn follow(&mut self, paused: bool) -> Result<(), BrokerError> {
-        match (paused, self.tags.is_empty()) {
+    async fn follow(&mut self, wanted: Wanted) -> Result<(), BrokerError> {
+        if wanted.prefetch != self.prefetch {
+            // It holds for consumers that begin from here on (a quorum queue knows no other).
+            if !self.tags.is_empty() {
+                self.pause().await?;
+            }
+            let per_consumer = BasicQosOptions { global: false };
+            ask("set the prefetch", self.channel.basic_qos(wanted.prefetch, per_consumer)).await?;
+            self.prefetch = wanted.prefetch;
+        }
+        match (wanted.paused, self.tags.is_empty()) {
             (true, false) => self.pause().await,
             (false, true) => self.start().await,
             (true, true) | (false, false) => Ok(()),
@@ -305,8 +313,8 @@ impl Consuming {
     }
 
     /// Looks whether the broker still has our queues and knows us as their consumer, and feeds us.
-    async fn watch(&self, prefetch: u16) -> Result<(), BrokerError> {
-        let room = self.settlements.unsettled(self.delivered) < u64::from(prefetch);
+    async fn watch(&self) -> Result<(), BrokerError> {
+        let room = self.settlements.unsettled(self.delivered) < u64::from(self.prefetch);
         let starved = room && self.held.is_empty() && self.last_delivery.elapsed() >= STARVED;
         for queue in &self.queues {
             let Some(found) = topology::look_up(&self.channel, queue.as_str()).await? else {
@@ -370,8 +378,11 @@ struct Stop {
 
 impl Stop {
     /// While there is no connection nothing is delivered, and there is nothing to wait for.
-    async fn want(&self, paused: bool) {
-        self.wants.send_modify(|wanted| *wanted = Wanted { number: wanted.number + 1, paused });
+    async fn want(&self, wish: impl FnOnce(&mut Wanted)) {
+        self.wants.send_modify(|wanted| {
+            wanted.number += 1;
+            wish(wanted);
+        });
         let number = self.wants.borrow().number;
         let mut applies = self.applies.clone();
         let done = applies.wait_for(|applied| !applied.running || applied.number >= number);
@@ -383,10 +394,14 @@ impl Stop {
 #[async_trait]
 impl StopConsuming for Stop {
     async fn pause(&self) {
-        self.want(true).await;
+        self.want(|wanted| wanted.paused = true).await;
     }
 
     async fn resume(&self) {
-        self.want(false).await;
+        self.want(|wanted| wanted.paused = false).await;
+    }
+
+    async fn set_prefetch(&self, prefetch: u16) {
+        self.want(|wanted| wanted.prefetch = prefetch).await;
     }
 }

@@ -45,6 +45,7 @@ on_both! {
     every_listener_hears_a_broadcast
     depth_counts_what_waits_and_not_what_is_delivered
     a_paused_consumer_gets_nothing_and_keeps_what_it_has
+    a_changed_prefetch_bounds_what_is_delivered_from_then_on
     two_thousand_concurrent_publications_are_confirmed_and_delivered_once
     one_consumer_serves_several_queues
     chunks_hold_what_is_ready_and_no_more_than_asked
@@ -276,6 +277,52 @@ async fn a_paused_consumer_gets_nothing_and_keeps_what_it_has(broker: Arc<dyn Br
     eventually("it waits", SOON, async || broker.depth(&queue("work")).await.unwrap() == 1).await;
     deliveries.resume().await;
     assert_eq!(id(&next(&mut deliveries).await), "4");
+    broker.close().await;
+}
+
+async fn a_changed_prefetch_bounds_what_is_delivered_from_then_on(broker: Arc<dyn Broker>) {
+    let mut deliveries = consume(&*broker, "work", 2).await;
+    for number in 0..12 {
+        broker.publish(&queue("work"), message(number)).await.unwrap();
+    }
+    let waits = async |count| {
+        eventually("the rest waits", SOON, async || broker.depth(&queue("work")).await.unwrap() == count)
+            .await;
+    };
+    waits(10).await;
+    for _ in 0..2 {
+        assert_eq!(next(&mut deliveries).await.ack().await, Settled::Sent);
+    }
+    waits(8).await;
+    deliveries.set_prefetch(6).await;
+    // What was received before it may or may not count.
+    let mut held = Vec::new();
+    for _ in 0..6 {
+        held.push(next(&mut deliveries).await);
+    }
+    deliveries.set_prefetch(1).await;
+    for delivery in held {
+        assert_eq!(delivery.ack().await, Settled::Sent);
+    }
+    let mut came = 8;
+    while came < 12 {
+        let chunk = timeout(SOON, deliveries.next_chunk(64)).await.expect("deliveries in time");
+        came += chunk.len();
+        for delivery in chunk {
+            assert_eq!(delivery.ack().await, Settled::Sent);
+        }
+    }
+    for number in 12..14 {
+        broker.publish(&queue("work"), message(number)).await.unwrap();
+    }
+    let first = next(&mut deliveries).await;
+    waits(1).await;
+    assert!(
+        timeout(std::time::Duration::from_millis(100), deliveries.next()).await.is_err(),
+        "1 is held of 1"
+    );
+    assert_eq!(first.ack().await, Settled::Sent);
+    assert_eq!(id(&next(&mut deliveries).await), "13");
     broker.close().await;
 }
 

@@ -11,6 +11,7 @@ use coordination::zookeeper::ZooKeeper;
 use coordination::{Coordination, CoordinationError, Lead, Link};
 use protocol::NodeInfo;
 use testkit::{Fault, Proxy, Server, ServerKind};
+use tokio::task::JoinSet;
 
 use crate::env::{Env, OnZooKeeper, is_up, leads, node, notice, see, sees_nodes};
 
@@ -238,4 +239,61 @@ async fn a_leader_that_is_cut_off_is_followed_by_another() {
     second.close().await;
     assert!(leads(&mut lead, "the first again").await > after);
     first.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_20_nodes_that_come_and_go_200_times_a_view_with_a_cut_link_is_right_within_35_s() {
+    const NODES: usize = 20;
+    const TURNS: usize = 10;
+    let (server, env) = server().await;
+    let (link, monitor) = linked(&env).await;
+    is_up(&monitor).await;
+    let mut nodes = JoinSet::new();
+    for number in 0..NODES {
+        let worker = env.process();
+        nodes.spawn(async move {
+            let name = format!("node-{number}");
+            for turn in 0..TURNS {
+                let boot = u32::try_from(turn).unwrap();
+                let member = worker.join(node(&name, boot)).await.unwrap();
+                tokio::time::sleep(Duration::from_millis(rand::random_range(0..150))).await;
+                member.leave().await;
+            }
+            // Every other one is there at the end.
+            if number % 2 == 0 {
+                drop(worker.join(node(&name, 99)).await.unwrap());
+            }
+            worker
+        });
+    }
+    let mut workers = Vec::new();
+    let mut faults = 0;
+    while workers.len() < NODES {
+        tokio::select! {
+            Some(ended) = nodes.join_next() => workers.push(ended.unwrap()),
+            () = tokio::time::sleep(Duration::from_millis(300)) => {
+                faults += 1;
+                match faults % 4 {
+                    0 => link.set(Fault::Blackhole),
+                    2 => link.set(Fault::Pass),
+                    _ => link.cut(),
+                }
+            }
+        }
+    }
+    assert!(faults > 2, "the link was cut while nodes came and went: {faults}");
+    link.set(Fault::Pass);
+    link.cut();
+    let there = ephemerals(&server).await;
+    let mut there: Vec<_> =
+        there.iter().filter_map(|(_, path)| path.rsplit_once("/nodes/")).map(|p| p.1).collect();
+    there.sort_unstable();
+    assert_eq!(there.len(), NODES / 2, "{there:?}");
+    let since = Instant::now();
+    sees_nodes(&monitor, &there).await;
+    assert!(since.elapsed() < Duration::from_secs(35), "{:?}", since.elapsed());
+    for worker in workers {
+        worker.close().await;
+    }
+    monitor.close().await;
 }

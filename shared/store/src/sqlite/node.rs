@@ -2,15 +2,16 @@
 
 use std::time::Duration;
 
-use domain::NodeId;
-use protocol::NodeInfo;
-use rusqlite::{Connection, params};
+use domain::{NodeId, NodeName};
+use protocol::{NodeInfo, NodeState};
+use rusqlite::{Connection, Row, params};
 
 use super::contention;
 use super::fail::Fail;
 use super::fence;
 use super::row::{find, list, parsed, run, time, us, value};
-use crate::{Leadership, NodeEvent, NodeEventKind};
+use crate::node::{LastKnown, follows, is_alarm, state_of};
+use crate::{Leadership, NodeEvent, NodeEventKind, NodeLife, NodeSeen};
 
 /// What the upkeep is led under.
 const UPKEEP: &str = "upkeep";
@@ -96,12 +97,17 @@ pub(super) enum Upkeep {
     Done,
 }
 
-pub(super) fn upkeep(c: &Connection, now: i64, fence: i64) -> Result<Upkeep, Fail> {
+pub(super) fn upkeep(c: &Connection, now: i64, fence: i64, keep_events: Duration) -> Result<Upkeep, Fail> {
     if taken(c, UPKEEP)? != fence {
         return Ok(Upkeep::Stale);
     }
     contention::forget_lost(c, now)?;
     fence::forget(c, now)?;
+    let before = now - us(keep_events);
+    run(c, "delete from node_life where state in ('left', 'lost') and changed_at < ?1", [before])?;
+    let old = "delete from node_event where id in
+         (select id from node_event where at < ?1 order by at limit 10000)";
+    run(c, old, [before])?;
     // The log is one clustered table here: there are no partitions to make.
     let forgotten = run(
         c,
@@ -112,29 +118,87 @@ pub(super) fn upkeep(c: &Connection, now: i64, fence: i64) -> Result<Upkeep, Fai
     Ok(if forgotten == KEYS_MAX { Upkeep::More } else { Upkeep::Done })
 }
 
-pub(super) fn record_node_event(
+pub(super) fn note(
     c: &Connection,
     now: i64,
-    node: &NodeId,
-    kind: NodeEventKind,
-) -> Result<bool, Fail> {
-    let node = node.to_string();
-    let sql = "select kind from node_event where node = ?1 order by id desc limit 1";
-    if value::<String>(c, sql, [&node])?.as_deref() == Some(kind.label()) {
-        return Ok(false);
-    }
-    run(c, "insert into node_event (node, kind, at) values (?1, ?2, ?3)", params![node, kind.label(), now])?;
-    Ok(true)
+    info: &NodeInfo,
+    seen: NodeSeen,
+) -> Result<Option<NodeEventKind>, Fail> {
+    let (node, name) = (info.id.to_string(), info.id.name().as_str());
+    let sql = "select state, json_extract(info, '$.slots') from node_life where node = ?1";
+    let last = find(c, sql, [&node], |row| Ok(LastKnown { state: state(row, 0)?, slots: row.get(1)? }))?;
+    let Some((kind, state)) = follows(last.as_ref(), info, seen) else { return Ok(None) };
+    let sql = "select kind from node_event where name = ?1 order by id desc limit 1";
+    let before = value::<String>(c, sql, [name])?.and_then(|kind| NodeEventKind::of(&kind));
+    run(
+        c,
+        "insert into node_event (name, node, kind, slots, alarm, at) values (?1, ?2, ?3, ?4, ?5, ?6)",
+        params![name, node, kind.label(), info.slots, is_alarm(kind, before), now],
+    )?;
+    let text = serde_json::to_string(info).map_err(|error| Fail::corrupt("node_life", error))?;
+    run(
+        c,
+        "insert into node_life (node, state, info, changed_at) values (?1, ?2, ?3, ?4)
+         on conflict do update set state = excluded.state, info = excluded.info,
+             changed_at = excluded.changed_at",
+        params![node, state.label(), text, now],
+    )?;
+    Ok(Some(kind))
 }
 
-pub(super) fn list_node_events(c: &Connection, limit: u32) -> Result<Vec<NodeEvent>, Fail> {
-    list(c, "select node, kind, at from node_event order by id desc limit ?1", [limit], |row| {
-        let kind = match row.get_ref(1)?.as_str().map_err(rusqlite::Error::from)? {
-            "up" => NodeEventKind::Up,
-            "down" => NodeEventKind::Down,
-            other => return Err(Fail::corrupt("node_event", format!("no kind {other:?}"))),
-        };
-        Ok(NodeEvent { node: parsed(row, 0)?, kind, at: time(row.get(2)?)? })
+fn state(row: &Row<'_>, column: usize) -> Result<NodeState, Fail> {
+    let text = row.get_ref(column)?.as_str().map_err(rusqlite::Error::from)?;
+    state_of(text).ok_or_else(|| Fail::corrupt("node_life", format!("the state {text:?}")))
+}
+
+pub(super) fn list_lives(c: &Connection, now: i64, gone_within: Duration) -> Result<Vec<NodeLife>, Fail> {
+    let sql = "select info, state, changed_at from node_life
+         where state in ('up', 'draining') or changed_at > ?1 order by node limit 10000";
+    list(c, sql, [now - us(gone_within)], |row| {
+        let text = row.get_ref(0)?.as_str().map_err(rusqlite::Error::from)?;
+        let info = serde_json::from_str(text).map_err(|error| Fail::corrupt("node_life", error))?;
+        Ok(NodeLife { info, state: state(row, 1)?, changed_at: time(row.get(2)?)? })
+    })
+}
+
+pub(super) fn list_events(
+    c: &Connection,
+    name: Option<&NodeName>,
+    limit: u32,
+) -> Result<Vec<NodeEvent>, Fail> {
+    match name {
+        Some(name) => {
+            let sql = "select id, node, kind, at, slots from node_event where name = ?1
+                 order by id desc limit ?2";
+            list(c, sql, params![name.as_str(), limit], event)
+        }
+        None => {
+            let sql = "select id, node, kind, at, slots from node_event order by id desc limit ?1";
+            list(c, sql, [limit], event)
+        }
+    }
+}
+
+pub(super) fn list_alarms(c: &Connection, now: i64, limit: u32) -> Result<Vec<NodeEvent>, Fail> {
+    let sql = "select id, node, kind, at, slots from node_event where alarm and at > ?1 order by id limit ?2";
+    list(c, sql, params![now - us(Duration::from_secs(3_600)), limit], event)
+}
+
+pub(super) fn settle_alarm(c: &Connection, event_id: i64) -> Result<(), Fail> {
+    run(c, "update node_event set alarm = 0 where id = ?1", [event_id])?;
+    Ok(())
+}
+
+fn event(row: &Row<'_>) -> Result<NodeEvent, Fail> {
+    let kind = row.get_ref(2)?.as_str().map_err(rusqlite::Error::from)?;
+    let kind =
+        NodeEventKind::of(kind).ok_or_else(|| Fail::corrupt("node_event", format!("no kind {kind:?}")))?;
+    Ok(NodeEvent {
+        event_id: row.get(0)?,
+        node: parsed(row, 1)?,
+        kind,
+        at: time(row.get(3)?)?,
+        slots: row.get(4)?,
     })
 }
 

@@ -191,7 +191,7 @@ async fn the_upkeep_forgets_the_keys_that_ran_out() {
          insert into idempotency_key select 'default', 'echo', n, zeroblob(16), n from n;
          insert into idempotency_key values ('default', 'echo', 'kept', zeroblob(16), 9000000000000000);",
     );
-    assert!(env.record.upkeep(fence, 3).await.unwrap());
+    assert!(env.record.upkeep(fence, 3, Duration::from_secs(86_400)).await.unwrap());
     let left = env
         .connection()
         .query_row("select group_concat(key) from idempotency_key", [], |row| row.get::<_, String>(0));

@@ -1,7 +1,8 @@
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use domain::State;
 use futures::future::join_all;
+use protocol::{NodeState, http};
 use rustix::process::Signal;
 use serde_json::json;
 use testkit::{eventually, fresh_name};
@@ -111,4 +112,43 @@ async fn a_frozen_worker_s_attempt_is_dead_and_writes_nothing_when_it_wakes() {
     assert_eq!(ids, (1..=i64::try_from(ids.len()).unwrap()).collect::<Vec<_>>());
     assert!(lines.is_sorted_by_key(|row| row.attempt), "attempts do not interleave");
     assert_eq!(count_processes(&marker), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_node_is_listed_as_lost_and_its_executions_begin_again() {
+    let shape = Shape {
+        workers: 2,
+        slots: 8,
+        lease_ms: 30_000,
+        renew_ms: 5_000,
+        session_ms: 10_000,
+        ..Shape::small()
+    };
+    let mut system = System::start(shape).await;
+    system.push_script("long", "cat >/dev/null; echo attempt $GANTRY_ATTEMPT; sleep 60; echo 1 >&3\n", "");
+    let id = system.submit("long", &json!({})).await;
+    system.executing(id).await;
+    let first = system.execution(id).await.node.unwrap();
+    let name = first.split_once('@').unwrap().0.to_owned();
+    let killed_at = Instant::now();
+    system.kill(process_of(&first));
+    let path = format!("/v1/nodes/{name}");
+    let node = async |system: &System| system.get::<http::NodeDetail>(&path).await.unwrap();
+    eventually("it is lost", PATIENCE, async || node(&system).await.node.state == NodeState::Lost).await;
+    let lost_after = killed_at.elapsed();
+    eventually("attempt 2 is running", PATIENCE, async || {
+        let execution = system.execution(id).await;
+        execution.attempt == 2 && execution.state == State::Running
+    })
+    .await;
+    let again_after = killed_at.elapsed();
+    eprintln!("with a session of 10 s: lost after {lost_after:?}, attempt 2 after {again_after:?}");
+    eventually("its history says so", PATIENCE, async || {
+        node(&system).await.history.first().is_some_and(|event| event.event == "lost")
+    })
+    .await;
+    // Long before its lease ran out.
+    assert!(again_after < Duration::from_secs(25), "{again_after:?}");
+    system.start_again(process_of(&first));
+    eventually("it is back", PATIENCE, async || node(&system).await.node.state == NodeState::Up).await;
 }

@@ -150,7 +150,10 @@ contract! {
         a_restarted_node_is_another_one,
         one_holder_leads_at_a_time_and_each_change_raises_the_fence,
         upkeep_is_refused_to_a_stale_fence,
-        a_node_event_is_recorded_when_something_changed,
+        what_happens_to_a_node_is_recorded_once_whoever_sees_it,
+        an_operator_is_to_be_told_of_losses_and_of_who_is_back_until_it_is_settled,
+        old_events_of_nodes_are_forgotten_and_who_is_there_is_not,
+        what_waits_and_how_long_it_takes_is_known_by_queue,
         the_running_are_counted_by_node,
     ;
     contention:

@@ -91,6 +91,8 @@ impl Fixture for OnPostgres {
             ),
             ("idempotency_key", &["expires_at"]),
             ("lock_fence", &["taken_at"]),
+            ("node_life", &["changed_at"]),
+            ("node_event", &["at"]),
             ("node", &["leased_until"]),
             ("leadership", &["leased_until"]),
             ("contender", &["leased_until"]),

@@ -54,6 +54,8 @@ impl Fixture for OnSqlite {
             ("queue_mark", &["dispatched_at"]),
             ("idempotency_key", &["expires_at"]),
             ("lock_fence", &["taken_at"]),
+            ("node_life", &["changed_at"]),
+            ("node_event", &["at"]),
             ("node_lease", &["expires_at"]),
             ("leader", &["leased_until"]),
             ("contender", &["leased_until"]),
