@@ -59,7 +59,7 @@ fn merge(
         let state = match life.state {
             NodeState::Up if is_current => NodeState::Lost,
             NodeState::Draining if is_current => NodeState::Left,
-            state => state,
+            state @ (NodeState::Up | NodeState::Draining | NodeState::Left | NodeState::Lost) => state,
         };
         match known.get(&name) {
             Some((_, other, _)) if other.is_present() => {}

@@ -134,7 +134,7 @@ pub async fn fences_of_long_ago_are_forgotten_except_for_the_highest(env: Env) {
     env.pass(Duration::from_secs(8 * 24 * 3600)).await;
     env.take_fence(&two, &second, &fence("young", 0, 3)).await;
     assert!(env.record.take_upkeep_fence(1).await.unwrap());
-    assert!(env.record.upkeep(1, 1).await.unwrap());
+    assert!(env.record.upkeep(1, 1, Duration::from_secs(86_400)).await.unwrap());
     let taken = |key: &str, number: i64| {
         let (env, two, second, fence) = (&env, &two, &second, fence(key, 0, number));
         async move { env.take_fence(two, second, &fence).await }
