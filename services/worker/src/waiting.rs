@@ -259,10 +259,15 @@ impl Wait<'_> {
                 None => std::future::pending().await,
             }
         };
+        let asked_to_drain = async {
+            // The sender is the worker's own, so this cannot fail.
+            let _ = self.worker.standing.subscribe().wait_for(|now| now.drain.is_some()).await;
+        };
         tokio::select! {
             biased;
             stop = execution.held.stopped() => Err(Outcome::Stopped(stop).into()),
             () = self.worker.shutdown.draining() => Err(Outcome::Waiting(Duration::ZERO).into()),
+            () = asked_to_drain => Err(Outcome::Waiting(Duration::ZERO).into()),
             () = deadline => {
                 let message = format!("its deadline passed while it waited for {what}");
                 Err(Outcome::Expired(message).into())
