@@ -130,6 +130,8 @@ fn scene(random: &mut StdRng, most: u64) -> (Observed, Vec<Desired>, HashMap<Dig
             cached.push(Cached { is_pinned, is_held, ..it });
         }
     }
+    // As `desired` says it: what an alias points at comes first.
+    desired.sort_by_key(|it| !it.is_pinned);
     (Observed { disk_free_bytes: random.random_range(900..1_300), ..node(cached) }, desired, real)
 }
 
