@@ -256,7 +256,7 @@ async fn of_20_nodes_that_come_and_go_200_times_a_view_with_a_cut_link_is_right_
             for turn in 0..TURNS {
                 let boot = u32::try_from(turn).unwrap();
                 let member = worker.join(node(&name, boot)).await.unwrap();
-                tokio::time::sleep(Duration::from_millis(rand::random_range(0..150))).await;
+                tokio::time::sleep(Duration::from_millis(rand::random_range(100..500))).await;
                 member.leave().await;
             }
             // Every other one is there at the end.
