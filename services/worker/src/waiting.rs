@@ -20,6 +20,7 @@ use crate::Worker;
 use crate::backoff::Backoff;
 use crate::execution::Execution;
 use crate::fencing::Verdict;
+use crate::leases::Stop;
 use crate::metrics;
 use crate::rights::Rights;
 use crate::settlement::Outcome;
@@ -28,6 +29,9 @@ use coordination::Boottime;
 
 /// How long it is waited for the first comparison of the fences.
 const VERDICT_WAIT: Duration = Duration::from_secs(5);
+
+/// When who still waits says so to the record.
+const NOTE_AFTER: Duration = Duration::from_secs(1);
 
 /// When one that cannot wait here, or whose lock cannot be had now, is dispatched again: far enough apart that those that
 /// were refused together do not come back together.
@@ -151,7 +155,8 @@ pub(crate) async fn wait(
     let waited = execution.claim.waited;
     let budget = manifest.exclusive_wait_timeout();
     let until = Boottime::now().after(budget.saturating_sub(waited));
-    let mut wait = Wait { execution, worker, needs, until, budget };
+    let is_noted = !waited.is_zero();
+    let mut wait = Wait { execution, worker, needs, until, budget, is_noted };
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(2));
     loop {
         match wait.once().await {
@@ -174,6 +179,8 @@ struct Wait<'a> {
     needs: &'a Needs,
     until: Boottime,
     budget: Duration,
+    /// The record knows that it only waits.
+    is_noted: bool,
 }
 
 impl Wait<'_> {
@@ -206,6 +213,9 @@ impl Wait<'_> {
             let fence = Fence { key: key.clone(), generation: self.worker.fencing.generation(), number };
             rights = self.fence(rights, fence).await?;
         }
+        if self.is_noted {
+            self.note_begin(&rights).await?;
+        }
         if !rights.are_valid() {
             // Its clock stood still while it waited for the rest: as good as lost.
             rights.release().await;
@@ -216,7 +226,7 @@ impl Wait<'_> {
     }
 
     /// Waits for a lock or a limit, adds it, and returns its fence.
-    async fn enter(&self, rights: &mut Rights, what: &Contended) -> Result<i64, Ended> {
+    async fn enter(&mut self, rights: &mut Rights, what: &Contended) -> Result<i64, Ended> {
         let name = match what {
             Contended::Lock(key) => format!("its lock {key:?}", key = key.as_str()),
             Contended::Limit { name, .. } => format!("its limit {name:?}", name = name.as_str()),
@@ -240,13 +250,54 @@ impl Wait<'_> {
                 return Err(Outcome::Waiting(later()).into());
             }
         };
-        match self.step(&name, rights, place.granted()).await? {
+        let mut granted = Box::pin(place.granted());
+        let soon = self.step(&name, rights, timeout(NOTE_AFTER, &mut granted)).await?;
+        let granted = match soon {
+            Ok(granted) => granted,
+            Err(_) => {
+                self.note_waiting(&name, rights).await?;
+                self.step(&name, rights, granted).await?
+            }
+        };
+        match granted {
             Ok(grant) => {
                 let fence = grant.fence();
                 rights.add(grant);
                 Ok(fence)
             }
             Err(Lost) => Err(Ended::Again),
+        }
+    }
+
+    /// Says to the record that it only waits, so that a lost node costs it no failure. What cannot be said now costs one at
+    /// most.
+    async fn note_waiting(&mut self, what: &str, rights: &Rights) -> Result<(), Ended> {
+        let (execute_id, attempt) = self.execution.key();
+        let note = self.worker.record.note_waiting(execute_id, attempt, true);
+        match self.step(what, rights, note).await? {
+            Ok(_) => self.is_noted = true,
+            Err(error) => debug!(%execute_id, attempt, "its wait is not noted: {}", chain(&error)),
+        }
+        Ok(())
+    }
+
+    /// Says to the record that it no longer only waits.
+    async fn note_begin(&mut self, rights: &Rights) -> Result<(), Ended> {
+        let (execute_id, attempt) = self.execution.key();
+        let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(2));
+        loop {
+            let note = self.worker.record.note_waiting(execute_id, attempt, false);
+            match self.step("the record", rights, note).await? {
+                Ok(true) => {
+                    self.is_noted = false;
+                    return Ok(());
+                }
+                Ok(false) => return Err(Outcome::Stopped(Stop::Lost).into()),
+                Err(error) => {
+                    warn!(%execute_id, attempt, "its start is not noted yet: {}", chain(&error));
+                    self.step("the record", rights, tokio::time::sleep(backoff.next())).await?;
+                }
+            }
         }
     }
 

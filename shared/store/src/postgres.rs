@@ -133,6 +133,15 @@ impl Record for Postgres {
         fence::take(&self.database, tenant, fence, execute_id, attempt).await
     }
 
+    async fn note_waiting(
+        &self,
+        execute_id: ExecuteId,
+        attempt: i32,
+        is_waiting: bool,
+    ) -> Result<bool, StoreError> {
+        attempt::note_waiting(&self.database, execute_id, attempt, is_waiting).await
+    }
+
     async fn highest_fence(&self) -> Result<Option<(i64, i64)>, StoreError> {
         fence::highest(&self.database).await
     }

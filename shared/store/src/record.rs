@@ -88,6 +88,18 @@ pub trait Record: Send + Sync + 'static {
         attempt: i32,
     ) -> Result<FenceTaken, StoreError>;
 
+    /// Notes that a running attempt only waits, for its lock or a limit, or that it no longer does. Who only waits spends no
+    /// failure when its node is lost, and the time counts on. `false` if the attempt is no longer that.
+    ///
+    /// # Errors
+    /// [`StoreError`]; repeating is harmless.
+    async fn note_waiting(
+        &self,
+        execute_id: ExecuteId,
+        attempt: i32,
+        is_waiting: bool,
+    ) -> Result<bool, StoreError>;
+
     /// The highest fence ever taken: generation and number.
     ///
     /// # Errors

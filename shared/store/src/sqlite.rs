@@ -130,6 +130,16 @@ impl Record for Sqlite {
         self.threads.write("take_fence", take).await
     }
 
+    async fn note_waiting(
+        &self,
+        execute_id: ExecuteId,
+        attempt: i32,
+        is_waiting: bool,
+    ) -> Result<bool, StoreError> {
+        let note = move |c: &_, _| finish::note_waiting(c, execute_id, attempt, is_waiting);
+        self.threads.write("note_waiting", note).await
+    }
+
     async fn highest_fence(&self) -> Result<Option<(i64, i64)>, StoreError> {
         self.threads.read("highest_fence", |c, _| fence::highest(c)).await
     }

@@ -154,6 +154,17 @@ pub(super) async fn renew(
     rows.iter().map(renewal).collect()
 }
 
+pub(super) async fn note_waiting(
+    database: &Database,
+    execute_id: ExecuteId,
+    attempt: i32,
+    is_waiting: bool,
+) -> Result<bool, StoreError> {
+    let rows =
+        database.rows(&statement!("note_waiting"), &[&execute_id.as_uuid(), &attempt, &is_waiting]).await?;
+    Ok(!rows.is_empty())
+}
+
 pub(super) async fn cancel(
     database: &Database,
     tenant: &TenantId,

@@ -168,6 +168,17 @@ fn settle(c: &Connection, now: i64, finish: &Finish, held: &Held) -> Result<Opti
     Ok(None)
 }
 
+pub(super) fn note_waiting(
+    c: &Connection,
+    execute_id: ExecuteId,
+    attempt: i32,
+    is_waiting: bool,
+) -> Result<bool, Fail> {
+    let sql = "update execution set waiting_since = case when ?3 then coalesce(waiting_since, claimed_at) end
+         where execute_id = ?1 and attempt = ?2 and state = 'running'";
+    Ok(run(c, sql, params![id_bytes(execute_id), attempt, is_waiting])? > 0)
+}
+
 pub(super) fn renew(
     c: &Connection,
     now: i64,

@@ -129,7 +129,9 @@ pub(super) fn rescue(c: &Connection, now: i64, lost: &Lost, limit: u32) -> Resul
         serde_json::Value::from(names).to_string()
     });
     let is_long_up = lost.open_since + us(lost.lease) < now;
-    let sql = "select id, execute_id, attempt, node, failures, cancel_requested from execution
+    let sql = "select id, execute_id, attempt, node, failures + (waiting_since is null), cancel_requested,
+             waiting_since is null
+         from execution
          where state = 'running' and ((leased_until < ?1 and ?2) or (?3 is not null and renewed_at < ?4
              and node not in (select value from json_each(coalesce(?3, '[]')))))
          order by leased_until limit ?5";
@@ -142,13 +144,20 @@ pub(super) fn rescue(c: &Connection, now: i64, lost: &Lost, limit: u32) -> Resul
             node: parsed(row, 3)?,
             conclusion: None,
         };
-        Ok((row.get::<_, i64>(0)?, row.get::<_, i32>(4)? + 1, row.get::<_, bool>(5)?, rescued))
+        // Who only waited for a lock or a limit spends nothing, and its time counts on.
+        Ok((
+            row.get::<_, i64>(0)?,
+            row.get::<_, i32>(4)?,
+            row.get::<_, bool>(5)?,
+            row.get::<_, bool>(6)?,
+            rescued,
+        ))
     })?;
     rows.into_iter()
-        .map(|(key, failures, cancel_requested, rescued)| {
+        .map(|(key, failures, cancel_requested, ran, rescued)| {
             let ending = match cancel_requested {
                 true => Some(cancelled()),
-                false => (failures >= limits::FAILURES_MAX).then(|| dead(failures, &rescued.node)),
+                false => (ran && failures >= limits::FAILURES_MAX).then(|| dead(failures, &rescued.node)),
             };
             rescue_one(c, now, key, failures, ending, rescued)
         })
@@ -181,11 +190,11 @@ fn rescue_one(
         rescued.conclusion = Some(Box::new(conclusion_of(c, key)?));
         return Ok(rescued);
     }
-    let index = usize::try_from(failures - 1).unwrap_or(0).min(RESCUE_DELAYS.len() - 1);
+    let index = usize::try_from((failures - 1).max(0)).unwrap_or(0).min(RESCUE_DELAYS.len() - 1);
     run(
         c,
         "update execution set state = 'delayed', not_before = ?2, leased_until = null, failures = ?3,
-             waiting_since = null, timeline = timeline || ?4
+             timeline = timeline || ?4
          where id = ?1",
         params![key, now + us(RESCUE_DELAYS[index]), failures, timeline_text(&timeline)],
     )?;

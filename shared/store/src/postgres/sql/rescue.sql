@@ -5,8 +5,9 @@
 -- A lease is lost when it ran out, but after a start of the server only once everybody had time to renew it; or when its node
 -- is gone and missed two renewals. One row each: who held it, and the execution's row after.
 with lost as materialized (
-    select e.execute_id, e.leased_by,
-        case when e.cancel_requested then 'cancelled' when e.failures + 1 >= $5::int then 'dead' else 'delayed' end as state
+    select e.execute_id, e.leased_by, e.waiting_since is null as ran,
+        case when e.cancel_requested then 'cancelled'
+            when e.waiting_since is null and e.failures + 1 >= $5::int then 'dead' else 'delayed' end as state
     from execution e
     where e.state = 'running' and (
         now() > greatest(e.leased_until, pg_postmaster_start_time() + make_interval(secs => $2))
@@ -17,13 +18,12 @@ with lost as materialized (
 )
 update execution e set
     state = l.state,
-    failures = e.failures + 1,
+    -- Who only waited for a lock or a limit spends nothing, and its time counts on.
+    failures = e.failures + l.ran::int,
     leased_by = null,
     leased_until = null,
-    -- It may have got its lock and run.
-    waiting_since = null,
     not_before = case when l.state = 'delayed' then clock_timestamp()
-        + case e.failures when 0 then interval '0 s' when 1 then '1 s' else '10 s' end end,
+        + case e.failures + l.ran::int - 1 when -1 then interval '0 s' when 0 then interval '0 s' when 1 then '1 s' else '10 s' end end,
     dispatched_at = case when l.state = 'delayed' then null else e.dispatched_at end,
     finished_at = case when l.state <> 'delayed' then clock_timestamp() end,
     error_class = case l.state when 'dead' then $6::text when 'cancelled' then $8::text end,

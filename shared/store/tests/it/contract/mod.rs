@@ -125,6 +125,7 @@ contract! {
         what_was_dispatched_to_an_empty_queue_is_taken_again,
         what_is_due_is_queued_and_taken_once,
         a_lost_lease_is_rescued_after_it_ran_out_and_the_third_time_is_death,
+        who_only_waited_for_a_lock_spends_no_failure_when_its_node_is_lost,
         a_node_that_is_gone_is_rescued_from_early_but_not_before_two_renewals_were_missed,
         a_rescued_execution_whose_cancel_was_asked_for_is_cancelled,
         what_is_overdue_expires,

@@ -156,6 +156,32 @@ pub async fn a_lost_lease_is_rescued_after_it_ran_out_and_the_third_time_is_deat
     }
 }
 
+pub async fn who_only_waited_for_a_lock_spends_no_failure_when_its_node_is_lost(env: Env) {
+    let new = env.recorded().await;
+    for n in 1..=5 {
+        let claim = env.run_again(&new).await;
+        assert_eq!((claim.attempt, claim.failures), (n, 0));
+        assert_eq!(claim.waited.is_zero(), n == 1, "{claim:?}");
+        let id = new.execute_id;
+        assert!(env.record.note_waiting(id, n, true).await.unwrap());
+        assert!(env.record.note_waiting(id, n, true).await.unwrap(), "repeating is harmless");
+        assert!(
+            !env.record.note_waiting(id, n - 1, false).await.unwrap(),
+            "an attempt that is over says nothing"
+        );
+        env.pass(Duration::from_secs(91)).await;
+        let rescued = env.record.rescue(None, Duration::ZERO, seconds(8), 10).await.unwrap();
+        assert_eq!((rescued.len(), &rescued[0].conclusion), (1, &None));
+    }
+    let claim = env.run_again(&new).await;
+    assert!(claim.waited >= Duration::from_secs(5 * 91), "{:?}", claim.waited);
+    assert!(env.record.note_waiting(new.execute_id, claim.attempt, false).await.unwrap());
+    env.pass(Duration::from_secs(91)).await;
+    env.record.rescue(None, Duration::ZERO, seconds(8), 10).await.unwrap();
+    let claim = env.run_again(&new).await;
+    assert_eq!((claim.failures, claim.waited), (1, Duration::ZERO), "it had begun");
+}
+
 pub async fn a_node_that_is_gone_is_rescued_from_early_but_not_before_two_renewals_were_missed(env: Env) {
     let (new, _) = env.running().await;
     let (here, gone) = ([node("one")], [node("two")]);
