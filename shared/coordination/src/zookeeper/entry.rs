@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use metrics::counter;
-use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep, timeout};
 use tracing::{debug, warn};
 use uuid::Uuid;
 use zookeeper_client::Error;
@@ -145,7 +145,9 @@ impl Entry {
     pub(super) async fn watch_over(&self, shared: &Shared, session: i64) {
         let Some(path) = &self.path else { return };
         let Ok(connection) = alive(shared, session).await else { return };
-        let mut checks = interval(connection.session.lease() / 6);
+        // It was in the list that granted it just now.
+        let every = connection.session.lease() / 6;
+        let mut checks = interval_at(Instant::now() + every, every);
         drop(connection);
         checks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
