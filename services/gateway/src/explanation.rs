@@ -62,6 +62,7 @@ async fn queued(gateway: &Gateway, execution: &Execution) -> Result<Vec<Reason>,
         Some(at) => {
             let text = match turn.ahead {
                 0 => format!("it is the next one in queue {queue}"),
+                1 => format!("1 is before it in queue {queue}"),
                 ahead => format!("{ahead} are before it in queue {queue}"),
             };
             let queued = reason(ReasonCode::Queued, text, Some(at));
@@ -193,11 +194,14 @@ fn waits(contended: &Contended, queue: &Queue, execution: &Execution) -> Option<
     let who: Vec<_> = who.take(3).collect();
     let more = holders.len().saturating_sub(who.len());
     let more = if more == 0 { String::new() } else { format!(" and {more} more") };
+    let turn = match ahead {
+        0 => "it is the next one".to_owned(),
+        1 => "1 waits before it".to_owned(),
+        more => format!("{more} wait before it"),
+    };
     let text = match who.is_empty() {
-        true => format!("it waits for {what} {name}, which nobody has now; {ahead} are before it"),
-        false => {
-            format!("it waits for {what} {name}, which {}{more} have; {ahead} are before it", who.join(", "))
-        }
+        true => format!("it waits for {what} {name}, which nobody has now; {turn}"),
+        false => format!("it waits for {what} {name}, held by {}{more}; {turn}", who.join(", ")),
     };
     let reason = reason(code, text, since);
     Some(Reason { ahead: Some(ahead as u64), name: Some(name), holders, ..reason })
