@@ -23,6 +23,7 @@ mod model;
 mod node;
 pub mod postgres;
 mod record;
+mod retention;
 pub mod sqlite;
 mod writer;
 
@@ -38,4 +39,5 @@ pub use execution::{
 pub use model::{AliasSet, ExpectedAlias, PushVersion, PushedVersion, SetAlias, VersionRow};
 pub use node::{Leadership, NodeEvent, NodeEventKind, NodeLife, NodeSeen, QueueLoad, RunningRow, Turn};
 pub use record::{CancelAnswer, Record};
+pub use retention::{Forgotten, LogDay, LogRetention, LogStep};
 pub use writer::{Writer, WriterConfig, WriterTask};

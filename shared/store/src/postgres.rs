@@ -11,6 +11,7 @@
 //! (`postgres/client.rs`).
 
 mod accept;
+mod alone;
 mod attempt;
 mod claim;
 mod client;
@@ -19,6 +20,7 @@ mod contention;
 mod fail;
 mod fence;
 mod log;
+mod log_day;
 mod migrate;
 mod model;
 mod node;
@@ -44,14 +46,15 @@ pub use self::migrate::migrate;
 use crate::{
     Acceptance, AliasSet, Append, Appended, BundleChange, BundleRow, CancelAnswer, ClaimAnswer, ClaimRequest,
     Conclusion, ContendedKind, Dispatch, Entered, ExecutionFilter, ExecutionRow, Fence, FenceTaken, Finish,
-    Finished, Leadership, LoggedLine, NewContender, NewExecution, NodeEvent, NodeEventKind, NodeLife,
-    NodeSeen, PushVersion, PushedVersion, QueueLoad, QueuedContender, Record, Renewal, Requeue, Rescued,
-    RunningRow, SetAlias, Standing, StoreError, Turn, VersionRow,
+    Finished, Forgotten, Leadership, LogRetention, LogStep, LoggedLine, NewContender, NewExecution,
+    NodeEvent, NodeEventKind, NodeLife, NodeSeen, PushVersion, PushedVersion, QueueLoad, QueuedContender,
+    Record, Renewal, Requeue, Rescued, RunningRow, SetAlias, Standing, StoreError, Turn, VersionRow,
 };
 
 /// The record in a schema of a PostgreSQL database. Dropping it closes its connections.
 pub struct Postgres {
     database: Database,
+    config: PostgresConfig,
 }
 
 impl Postgres {
@@ -64,7 +67,7 @@ impl Postgres {
     pub async fn connect(config: &PostgresConfig) -> Result<Self, StoreError> {
         let database = Database::new(config)?;
         migrate::check_schema(&database).await?;
-        Ok(Self { database })
+        Ok(Self { database, config: config.clone() })
     }
 }
 #[async_trait]
@@ -247,6 +250,10 @@ impl Record for Postgres {
         log::follow(&self.database, followers, limit_each).await
     }
 
+    async fn is_log_dropped(&self, execute_id: ExecuteId) -> Result<bool, StoreError> {
+        log_day::is_dropped(&self.database, execute_id).await
+    }
+
     async fn push_version(&self, version: &PushVersion) -> Result<PushedVersion, StoreError> {
         model::push(&self.database, version).await
     }
@@ -416,6 +423,24 @@ impl Record for Postgres {
 
     async fn upkeep(&self, fence: i64, days: u32, keep_events: Duration) -> Result<bool, StoreError> {
         node::upkeep(&self.database, fence, days, keep_events).await
+    }
+
+    async fn seal_log(&self, fence: i64) -> Result<LogStep, StoreError> {
+        log_day::seal(&self.config, fence).await
+    }
+
+    async fn drop_log(&self, fence: i64, keep: LogRetention) -> Result<LogStep, StoreError> {
+        log_day::drop(&self.config, fence, keep).await
+    }
+
+    async fn forget_executions(
+        &self,
+        fence: i64,
+        age: Duration,
+        after: Option<ExecuteId>,
+        limit: u32,
+    ) -> Result<Forgotten, StoreError> {
+        log_day::forget_executions(&self.database, fence, age, after, limit).await
     }
 
     async fn take_upkeep_fence(&self, fence: i64) -> Result<bool, StoreError> {

@@ -11,9 +11,9 @@ use uuid::Uuid;
 use crate::{
     Acceptance, AliasSet, Append, Appended, BundleChange, BundleRow, ClaimAnswer, ClaimRequest, Conclusion,
     ContendedKind, Dispatch, Entered, ExecutionFilter, ExecutionRow, Fence, FenceTaken, Finish, Finished,
-    Leadership, LoggedLine, NewContender, NewExecution, NodeEvent, NodeEventKind, NodeLife, NodeSeen,
-    PushVersion, PushedVersion, QueueLoad, QueuedContender, Renewal, Requeue, Rescued, RunningRow, SetAlias,
-    Standing, StoreError, Turn, VersionRow,
+    Forgotten, Leadership, LogRetention, LogStep, LoggedLine, NewContender, NewExecution, NodeEvent,
+    NodeEventKind, NodeLife, NodeSeen, PushVersion, PushedVersion, QueueLoad, QueuedContender, Renewal,
+    Requeue, Rescued, RunningRow, SetAlias, Standing, StoreError, Turn, VersionRow,
 };
 
 /// The record of executions, logs, models and nodes. See the [crate] for the four rules every operation keeps.
@@ -244,6 +244,12 @@ pub trait Record: Send + Sync + 'static {
         followers: &[(ExecuteId, i64)],
         limit_each: u32,
     ) -> Result<Vec<(ExecuteId, LoggedLine)>, StoreError>;
+
+    /// Were the lines of executions that are dated as `execute_id` dropped? If so none of them is there any more.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    async fn is_log_dropped(&self, execute_id: ExecuteId) -> Result<bool, StoreError>;
 
     // --- models ----------------------------------------------------------------------------------------------------
 
@@ -485,6 +491,37 @@ pub trait Record: Send + Sync + 'static {
     /// # Errors
     /// [`StoreError`]; repeating is harmless.
     async fn upkeep(&self, fence: i64, days: u32, keep_events: Duration) -> Result<bool, StoreError>;
+
+    /// Puts the oldest day of the log that is no longer written into its final shape, if there is one: in the order of its
+    /// key, as small as it gets. It may take minutes; readers are let in meanwhile, and held up only for a moment at its end.
+    /// Done only under `fence`, as [`Record::upkeep`]. A day in which an execution has not ended is left for later.
+    ///
+    /// Dropping the future leaves the day as it was, or done.
+    ///
+    /// # Errors
+    /// [`StoreError`]; repeating is harmless.
+    async fn seal_log(&self, fence: i64) -> Result<LogStep, StoreError>;
+
+    /// Drops the oldest day of the log that `keep` does not, if there is one, under `fence`. From then on
+    /// [`Record::is_log_dropped`].
+    ///
+    /// # Errors
+    /// [`StoreError`]; repeating is harmless.
+    async fn drop_log(&self, fence: i64, keep: LogRetention) -> Result<LogStep, StoreError>;
+
+    /// Forgets at most `limit` executions that ended longer than `age` ago and whose ids are dated as long ago, from the
+    /// first after `after`, with their inputs and results, under `fence`. Their lines can no longer be reached; they go with
+    /// them or with their day. (An idempotency key is forgotten earlier: keep them for a day at least.)
+    ///
+    /// # Errors
+    /// [`StoreError`]; repeating is harmless.
+    async fn forget_executions(
+        &self,
+        fence: i64,
+        age: Duration,
+        after: Option<ExecuteId>,
+        limit: u32,
+    ) -> Result<Forgotten, StoreError>;
 
     /// Takes `fence` for `upkeep` if none higher was taken. ZooKeeper's leader brings its own; [`Record::lead`] takes
     /// it itself.

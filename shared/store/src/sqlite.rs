@@ -13,6 +13,7 @@ mod contention;
 mod fail;
 mod fence;
 mod finish;
+mod log_day;
 mod model;
 mod node;
 mod queue;
@@ -41,9 +42,9 @@ use self::threads::Threads;
 use crate::{
     Acceptance, AliasSet, Append, Appended, BundleChange, BundleRow, CancelAnswer, ClaimAnswer, ClaimRequest,
     Conclusion, ContendedKind, Dispatch, Entered, ExecutionFilter, ExecutionRow, Fence, FenceTaken, Finish,
-    Finished, Leadership, LoggedLine, NewContender, NewExecution, NodeEvent, NodeEventKind, NodeLife,
-    NodeSeen, PushVersion, PushedVersion, QueueLoad, QueuedContender, Record, Renewal, Requeue, Rescued,
-    RunningRow, SetAlias, Standing, StoreError, Turn, VersionRow,
+    Finished, Forgotten, Leadership, LogDay, LogRetention, LogStep, LoggedLine, NewContender, NewExecution,
+    NodeEvent, NodeEventKind, NodeLife, NodeSeen, PushVersion, PushedVersion, QueueLoad, QueuedContender,
+    Record, Renewal, Requeue, Rescued, RunningRow, SetAlias, Standing, StoreError, Turn, VersionRow,
 };
 
 /// Where the database is.
@@ -251,6 +252,10 @@ impl Record for Sqlite {
         self.threads.read("follow_logs", move |c, _| read::follow_logs(c, &followers, limit_each)).await
     }
 
+    async fn is_log_dropped(&self, execute_id: ExecuteId) -> Result<bool, StoreError> {
+        self.threads.read("is_log_dropped", move |c, _| log_day::is_dropped(c, execute_id)).await
+    }
+
     async fn push_version(&self, version: &PushVersion) -> Result<PushedVersion, StoreError> {
         let version = version.clone();
         self.threads.write("push_version", move |c, now| model::push_version(c, now, &version)).await
@@ -448,6 +453,43 @@ impl Record for Sqlite {
                 Upkeep::Done => return Ok(true),
             }
         }
+    }
+
+    async fn seal_log(&self, _fence: i64) -> Result<LogStep, StoreError> {
+        // It always is in the order of its key.
+        Ok(LogStep::Nothing)
+    }
+
+    async fn drop_log(&self, fence: i64, keep: LogRetention) -> Result<LogStep, StoreError> {
+        let bytes = match keep.bytes_max {
+            Some(_) => self.threads.read("drop_log", |c, _| log_day::bytes(c)).await?,
+            None => 0,
+        };
+        let mut dropped = None;
+        loop {
+            let step = move |c: &_, now| log_day::drop_some(c, now, fence, keep, bytes);
+            let Some((day, lines)) = self.threads.write("drop_log", step).await? else {
+                return Ok(LogStep::Stale);
+            };
+            let Some(day) = day else { break };
+            let done = dropped.get_or_insert(LogDay { day, lines: 0, bytes: 0 });
+            done.lines += lines;
+            if lines < log_day::LINES_MAX {
+                break;
+            }
+        }
+        Ok(dropped.map_or(LogStep::Nothing, LogStep::Done))
+    }
+
+    async fn forget_executions(
+        &self,
+        fence: i64,
+        age: Duration,
+        after: Option<ExecuteId>,
+        limit: u32,
+    ) -> Result<Forgotten, StoreError> {
+        let forget = move |c: &_, now| log_day::forget_executions(c, now, fence, age, after, limit);
+        self.threads.write("forget_executions", forget).await
     }
 
     async fn take_upkeep_fence(&self, fence: i64) -> Result<bool, StoreError> {

@@ -57,12 +57,8 @@ impl PostgresConfig {
         self.target_with(&format!("{LIMITS} {PLANS}"))
     }
 
-    /// For migrations, which may take long but do not wait long for a lock.
-    pub(super) fn migration_target(&self) -> Result<Target, StoreError> {
-        self.target_with("-c lock_timeout=60s")
-    }
-
-    fn target_with(&self, settings: &str) -> Result<Target, StoreError> {
+    /// For a connection with other settings.
+    pub(super) fn target_with(&self, settings: &str) -> Result<Target, StoreError> {
         let (url, says_verify) = ["sslmode=verify-full", "sslmode=verify-ca"]
             .into_iter()
             .find(|mode| self.url.contains(mode))

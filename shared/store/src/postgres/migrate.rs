@@ -1,15 +1,12 @@
 //! The schema: its versions, how they are applied, and which one this program needs.
 
-use std::time::Duration;
-
 use domain::Digest;
-use tokio::task::JoinSet;
-use tokio::time::timeout;
-use tokio_postgres::{Client, NoTls};
+use tokio_postgres::Client;
 
+use super::alone::Alone;
 use super::client::{Database, statement};
 use super::config::PostgresConfig;
-use super::{fail, tls};
+use super::fail;
 use crate::StoreError;
 
 struct Migration {
@@ -18,9 +15,10 @@ struct Migration {
 }
 
 /// `migrations/postgres`, in order.
-const MIGRATIONS: [Migration; 2] = [
+const MIGRATIONS: [Migration; 3] = [
     Migration { version: 1, sql: include_str!("../../../../migrations/postgres/0001_first.sql") },
     Migration { version: 2, sql: include_str!("../../../../migrations/postgres/0002_coordination.sql") },
+    Migration { version: 3, sql: include_str!("../../../../migrations/postgres/0003_log_store.sql") },
 ];
 
 const NEEDED: i64 = MIGRATIONS[MIGRATIONS.len() - 1].version;
@@ -29,8 +27,6 @@ const OLDER: &str = "run `gantry migrate`";
 const NEWER: &str = "a newer Gantry has used this database: use that one";
 const CHANGED: &str = "a migration was changed after it had been applied: use the program that applied it";
 
-/// How long connecting may take.
-const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 /// Under which migrations of one schema keep each other out, together with the schema's own number.
 const LOCK: i32 = 0x6761_6e74;
 /// How far ahead the log's partitions are made, yesterday included.
@@ -45,29 +41,12 @@ const LOG_DAYS: i32 = 5;
 /// [`StoreError::Schema`] if a newer program has used the database, or what was applied is not what this program would
 /// apply; any other if it cannot be reached or a statement fails.
 pub async fn migrate(config: &PostgresConfig) -> Result<(), StoreError> {
-    let target = config.migration_target()?;
-    let tls = tls::connector(&target, config.ca_file.as_deref())?;
-    let away = |error| StoreError::Connect(Box::new(error));
-    let late = |_| StoreError::Connect("the server does not answer".into());
-    let mut connection = JoinSet::new();
-    let client = match tls {
-        Some(tls) => {
-            let connecting = timeout(CONNECT_LIMIT, target.driver.connect(tls)).await.map_err(late)?;
-            let (client, driver) = connecting.map_err(away)?;
-            connection.spawn(driver);
-            client
-        }
-        None => {
-            let connecting = timeout(CONNECT_LIMIT, target.driver.connect(NoTls)).await.map_err(late)?;
-            let (client, driver) = connecting.map_err(away)?;
-            connection.spawn(driver);
-            client
-        }
-    };
-    apply(client, config.schema.as_deref()).await
+    // They may take long, but do not wait long for a lock.
+    let mut alone = Alone::connect(config, "-c lock_timeout=60s").await?;
+    apply(&mut alone.client, config.schema.as_deref()).await
 }
 
-async fn apply(mut client: Client, schema: Option<&str>) -> Result<(), StoreError> {
+async fn apply(client: &mut Client, schema: Option<&str>) -> Result<(), StoreError> {
     let failed = |error| fail::statement("migrate", error);
     if let Some(schema) = schema {
         // Of two who make it at once, one may be told that it is there already.
@@ -81,7 +60,7 @@ async fn apply(mut client: Client, schema: Option<&str>) -> Result<(), StoreErro
     let lock = "select pg_advisory_lock($1, hashtext(current_schema()))";
     client.query(lock, &[&LOCK]).await.map_err(failed)?;
     client.batch_execute(SCHEMA_MIGRATION).await.map_err(failed)?;
-    let applied = applied(&client).await?;
+    let applied = applied(client).await?;
     for migration in &MIGRATIONS {
         let checksum = Digest::of(migration.sql.as_bytes()).to_string();
         match applied.iter().find(|(version, _)| *version == migration.version) {

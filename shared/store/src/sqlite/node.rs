@@ -87,6 +87,11 @@ pub(super) fn take_upkeep_fence(c: &Connection, fence: i64) -> Result<bool, Fail
     take_fence(c, UPKEEP, fence)
 }
 
+/// Is this the highest fence taken for the upkeep?
+pub(super) fn holds_upkeep(c: &Connection, fence: i64) -> Result<bool, Fail> {
+    Ok(taken(c, UPKEEP)? == fence)
+}
+
 /// How far one step of the upkeep came.
 pub(super) enum Upkeep {
     /// The fence is stale: nothing was done.
@@ -98,7 +103,7 @@ pub(super) enum Upkeep {
 }
 
 pub(super) fn upkeep(c: &Connection, now: i64, fence: i64, keep_events: Duration) -> Result<Upkeep, Fail> {
-    if taken(c, UPKEEP)? != fence {
+    if !holds_upkeep(c, fence)? {
         return Ok(Upkeep::Stale);
     }
     contention::forget_lost(c, now)?;

@@ -10,9 +10,10 @@ use super::fail::Fail;
 use crate::StoreError;
 
 /// `migrations/sqlite`, in order; the number of those done is the file's `user_version`.
-const MIGRATIONS: [&str; 2] = [
+const MIGRATIONS: [&str; 3] = [
     include_str!("../../../../migrations/sqlite/0001_first.sql"),
     include_str!("../../../../migrations/sqlite/0002_coordination.sql"),
+    include_str!("../../../../migrations/sqlite/0003_log_store.sql"),
 ];
 
 /// The connections to read on, beside the one to write on.

@@ -24,7 +24,7 @@ async fn an_empty_schema_is_refused_with_advice_and_migrated_once_by_many() {
     Postgres::connect(&config).await.unwrap();
     let (client, _connection) = connect(&config).await;
     let applied = client.query_one("select count(*) from schema_migration", &[]).await.unwrap();
-    assert_eq!(applied.get::<_, i64>(0), 2);
+    assert_eq!(applied.get::<_, i64>(0), 3);
     client.batch_execute(&format!("drop schema {} cascade", config.schema.unwrap())).await.unwrap();
 }
 

@@ -4,6 +4,7 @@ mod contention;
 mod faults;
 mod fences;
 mod links;
+mod log_days;
 mod migrations;
 mod races;
 mod tls;

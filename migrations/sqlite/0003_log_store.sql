@@ -1,0 +1,7 @@
+-- The log store at scale.
+
+-- Days of the log (UTC, by the time their ids are dated; days after 1970) whose lines are gone or going.
+create table log_day (
+    day integer primary key,
+    dropped_at integer not null
+);
