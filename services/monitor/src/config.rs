@@ -1,6 +1,7 @@
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use store::LogRetention;
 
 /// `[monitor]`: how often it looks and how much it takes at once.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -16,6 +17,12 @@ pub struct Config {
     pub renew_ms: u64,
     /// For how many days events of nodes are kept.
     pub node_events_days: u32,
+    /// For how many days log lines are kept, counted from the end of the day their execution's id is dated; 0: for ever.
+    pub keep_logs_days: u32,
+    /// How many bytes on the disk the whole log may have before its oldest days are dropped; 0: any number.
+    pub keep_logs_bytes: u64,
+    /// For how many days an execution that ended is kept, with its input and result; 0: for ever.
+    pub keep_executions_days: u32,
     /// Program and arguments that are run when a node is lost or one that was lost is back, with what happened as JSON on
     /// stdin; none if it is empty.
     pub alarm_command: Vec<String>,
@@ -34,11 +41,18 @@ impl Default for Config {
             lease_ms: 30_000,
             renew_ms: 5_000,
             node_events_days: 90,
+            keep_logs_days: 30,
+            keep_logs_bytes: 0,
+            keep_executions_days: 90,
             alarm_command: Vec::new(),
             alarm_url: None,
             alone: false,
         }
     }
+}
+
+const fn days(days: u32) -> Duration {
+    Duration::from_secs(86_400 * days as u64)
 }
 
 impl Config {
@@ -51,7 +65,21 @@ impl Config {
     }
 
     pub(crate) const fn keep_node_events(&self) -> Duration {
-        Duration::from_secs(86_400 * self.node_events_days as u64)
+        days(self.node_events_days)
+    }
+
+    /// How much of the log is kept: no longer than the executions, without which nobody reaches it.
+    pub(crate) fn keep_logs(&self) -> LogRetention {
+        let kept = [self.keep_logs_days, self.keep_executions_days].into_iter().filter(|days| *days > 0);
+        LogRetention {
+            age_max: kept.min().map(days),
+            bytes_max: (self.keep_logs_bytes > 0).then_some(self.keep_logs_bytes),
+        }
+    }
+
+    /// For how long executions that ended are kept; `None`: for ever.
+    pub(crate) fn keep_executions(&self) -> Option<Duration> {
+        (self.keep_executions_days > 0).then(|| days(self.keep_executions_days))
     }
 
     /// How long to wait before the next look: several monitors spread by themselves.

@@ -36,6 +36,7 @@ use alarms::Hook;
 pub use config::Config;
 use letters::Letters;
 use sweeps::{Sweep, Sweeps};
+use upkeep::Keep;
 
 /// Runs until the drain begins, and a few seconds longer if something is under way then.
 ///
@@ -58,7 +59,12 @@ pub async fn run(config: Config, ports: Ports, shutdown: Shutdown) -> anyhow::Re
     let missed = config.renew_every() * 2;
     tasks.spawn(nodes::run(ports.clone(), sweeps, missed, shutdown.clone()));
     let (leads, leading) = watch::channel(false);
-    tasks.spawn(upkeep::run(ports.clone(), config.keep_node_events(), leads, shutdown.clone()));
+    let keep = Keep {
+        node_events: config.keep_node_events(),
+        logs: config.keep_logs(),
+        executions: config.keep_executions(),
+    };
+    tasks.spawn(upkeep::run(ports.clone(), keep, leads, shutdown.clone()));
     if let Some(hook) = Hook::new(&config)? {
         tasks.spawn(alarms::run(hook, ports, leading, shutdown.clone()));
     }

@@ -15,6 +15,8 @@ const NODES: &str = "gantry_monitor_nodes";
 const NODE_EVENTS: &str = "gantry_monitor_node_events_total";
 const ALARMS: &str = "gantry_monitor_alarms_total";
 const UPKEEPS: &str = "gantry_monitor_upkeeps_total";
+const LOG_DAYS: &str = "gantry_monitor_log_days_total";
+const FORGOTTEN: &str = "gantry_monitor_executions_forgotten_total";
 
 /// Names what this service counts, for whoever reads the metrics.
 pub fn describe() {
@@ -27,6 +29,8 @@ pub fn describe() {
     describe_counter!(NODE_EVENTS, "Events of nodes that were recorded here, by kind");
     describe_counter!(ALARMS, "Calls of the alarm hook, by outcome");
     describe_counter!(UPKEEPS, "Upkeeps of the record, by outcome");
+    describe_counter!(LOG_DAYS, "Days of the log that were sealed or dropped, by outcome");
+    describe_counter!(FORGOTTEN, "Executions that ended long ago and were forgotten");
 }
 
 pub(crate) fn swept(sweep: &'static str, took: Duration, taken: usize) {
@@ -61,4 +65,12 @@ pub(crate) fn node_event(kind: NodeEventKind) {
 
 pub(crate) fn upkeep(outcome: &'static str) {
     counter!(UPKEEPS, "outcome" => outcome).increment(1);
+}
+
+pub(crate) fn log_day(outcome: &'static str) {
+    counter!(LOG_DAYS, "outcome" => outcome).increment(1);
+}
+
+pub(crate) fn executions_forgotten(count: u32) {
+    counter!(FORGOTTEN).increment(u64::from(count));
 }

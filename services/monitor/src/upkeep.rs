@@ -1,10 +1,10 @@
 //! The upkeep of the record: what one monitor does for all.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bootstrap::{Ports, Shutdown, chain};
 use coordination::Lead;
-use store::StoreError;
+use store::{Forgotten, LogDay, LogRetention, LogStep, StoreError};
 use tokio::sync::watch;
 use tokio::time::sleep;
 use tracing::{info, warn};
@@ -20,8 +20,22 @@ const AGAIN: Duration = Duration::from_secs(10);
 /// For how many days ahead the log has its partitions.
 const DAYS_AHEAD: u32 = 3;
 
+/// How many executions are forgotten at once.
+const FORGET_ROWS: u32 = 500;
+/// The pause between.
+const FORGET_PAUSE: Duration = Duration::from_millis(50);
+
+/// For how long things are kept.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Keep {
+    pub node_events: Duration,
+    pub logs: LogRetention,
+    /// `None`: for ever.
+    pub executions: Option<Duration>,
+}
+
 /// Stands for election, says in `leads` whether it does, and keeps the record in shape while it leads, until the drain.
-pub(crate) async fn run(ports: Ports, keep_events: Duration, leads: watch::Sender<bool>, shutdown: Shutdown) {
+pub(crate) async fn run(ports: Ports, keep: Keep, leads: watch::Sender<bool>, shutdown: Shutdown) {
     let holder = format!("monitor-{}-{:08x}", std::process::id(), rand::random::<u32>());
     let mut lead = ports.coordination.lead(UPKEEP, &holder);
     loop {
@@ -29,7 +43,11 @@ pub(crate) async fn run(ports: Ports, keep_events: Duration, leads: watch::Sende
         leads.send_replace(now != Lead::No);
         let next = match now {
             Lead::No => None,
-            Lead::Yes { fence } => Some(keep(&ports, fence, keep_events).await),
+            // What is cut short here is taken up by the next leader.
+            Lead::Yes { fence } => tokio::select! {
+                next = upkeep(&ports, fence, keep) => Some(next),
+                () = shutdown.draining() => return,
+            },
         };
         tokio::select! {
             () = shutdown.draining() => return,
@@ -47,8 +65,8 @@ async fn changed(lead: &mut watch::Receiver<Lead>) {
 }
 
 /// Does it once, and says when to do it again.
-async fn keep(ports: &Ports, fence: i64, keep_events: Duration) -> Duration {
-    match try_keep(ports, fence, keep_events).await {
+async fn upkeep(ports: &Ports, fence: i64, keep: Keep) -> Duration {
+    match try_upkeep(ports, fence, keep).await {
         Ok(true) => {
             info!(fence, "the record was kept in shape");
             metrics::upkeep("done");
@@ -67,7 +85,59 @@ async fn keep(ports: &Ports, fence: i64, keep_events: Duration) -> Duration {
     }
 }
 
-async fn try_keep(ports: &Ports, fence: i64, keep_events: Duration) -> Result<bool, StoreError> {
+/// `false` if the fence is stale.
+async fn try_upkeep(ports: &Ports, fence: i64, keep: Keep) -> Result<bool, StoreError> {
     let record = &ports.record;
-    Ok(record.take_upkeep_fence(fence).await? && record.upkeep(fence, DAYS_AHEAD, keep_events).await?)
+    Ok(record.take_upkeep_fence(fence).await?
+        && record.upkeep(fence, DAYS_AHEAD, keep.node_events).await?
+        && drop_logs(ports, fence, keep.logs).await?
+        && forget_executions(ports, fence, keep.executions).await?
+        && seal_logs(ports, fence).await?)
+}
+
+async fn drop_logs(ports: &Ports, fence: i64, keep: LogRetention) -> Result<bool, StoreError> {
+    loop {
+        match ports.record.drop_log(fence, keep).await? {
+            LogStep::Stale => return Ok(false),
+            LogStep::Nothing => return Ok(true),
+            LogStep::Done(LogDay { day, lines, bytes }) => {
+                info!(%day, lines, bytes, "dropped a day of the log");
+                metrics::log_day("dropped");
+            }
+        }
+    }
+}
+
+async fn seal_logs(ports: &Ports, fence: i64) -> Result<bool, StoreError> {
+    loop {
+        let began = Instant::now();
+        match ports.record.seal_log(fence).await? {
+            LogStep::Stale => return Ok(false),
+            LogStep::Nothing => return Ok(true),
+            LogStep::Done(LogDay { day, lines, bytes }) => {
+                let took_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+                info!(%day, lines, bytes, took_ms, "sealed a day of the log");
+                metrics::log_day("sealed");
+            }
+        }
+    }
+}
+
+async fn forget_executions(ports: &Ports, fence: i64, age: Option<Duration>) -> Result<bool, StoreError> {
+    let Some(age) = age else { return Ok(true) };
+    let mut after = None;
+    loop {
+        match ports.record.forget_executions(fence, age, after, FORGET_ROWS).await? {
+            Forgotten::Stale => return Ok(false),
+            Forgotten::Executions { count, last } => {
+                metrics::executions_forgotten(count);
+                if count < FORGET_ROWS {
+                    return Ok(true);
+                }
+                after = last;
+            }
+        }
+        // Those who work go first.
+        sleep(FORGET_PAUSE).await;
+    }
 }

@@ -166,6 +166,21 @@ pub const KEYS: &[Key] = &[
     number("monitor.lease_ms", "the workers' `lease_ms`", 500..=600_000),
     number("monitor.renew_ms", "the workers' `renew_ms`", 1..=200_000),
     number("monitor.node_events_days", "for how many days events of nodes are kept", 1..=3_650),
+    number(
+        "monitor.keep_logs_days",
+        "for how many days log lines are kept, by whole days (UTC), and no longer than executions; 0: for ever",
+        0..=36_500,
+    ),
+    number(
+        "monitor.keep_logs_bytes",
+        "how many bytes on the disk the whole log may have before its oldest days are dropped; 0: any number",
+        0..=i64::MAX as i128,
+    ),
+    number(
+        "monitor.keep_executions_days",
+        "for how many days an execution that ended is kept, with its input and result; 0: for ever",
+        0..=36_500,
+    ),
     text(
         "monitor.alarm_command",
         "program and arguments that are run when a node is lost or back, with what happened as JSON on stdin",
