@@ -6,6 +6,7 @@ use domain::{ModelName, QueueName};
 
 use crate::handover::Handover;
 use crate::locks::Locks;
+use crate::logs::Logs;
 
 /// Calls a model at a given rate or from a given number of callers, and says what became of every call.
 ///
@@ -22,8 +23,9 @@ use crate::locks::Locks;
   loadtest amqp --model echo --rate 200 --duration 30 --json amqp.json
   loadtest locks --keys 5 --workers 4 --executions 2000
   loadtest handover --contenders 2,16,64
+  loadtest logs write --executions 100
 
-`locks` and `handover` use the servers of `compose/test --up DIR`.
+`locks`, `handover` and `logs` use the servers of `compose/test --up DIR`.
 
 The exit code is 1 if a call was lost, doubled, unresolved or answered wrongly.")]
 pub struct Cli {
@@ -41,6 +43,7 @@ pub enum Transport {
     Amqp(Amqp),
     Locks(Locks),
     Handover(Handover),
+    Logs(Logs),
 }
 
 /// What is called, how often and for how long.

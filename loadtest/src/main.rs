@@ -6,6 +6,7 @@ mod cli;
 mod handover;
 mod http;
 mod locks;
+mod logs;
 mod report;
 mod verify;
 
@@ -52,6 +53,7 @@ async fn run(transport: Transport) -> anyhow::Result<bool> {
         Transport::Http(plan) => call(plan, None).await,
         Transport::Amqp(args) => call(args.plan.clone(), Some(args)).await,
         Transport::Locks(args) => locks::run(args).await,
+        Transport::Logs(args) => logs::run(args).await,
         Transport::Handover(args) => handover::run(args).await,
     }
 }

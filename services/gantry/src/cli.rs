@@ -78,6 +78,8 @@ pub enum Command {
     Monitor(Service),
     /// Bring the schema of PostgreSQL up to this version
     Migrate(Service),
+    /// Say how the log lies on the disk
+    Store(Store),
     /// Print the configuration, with the place of each value
     Config(Config),
 }
@@ -109,6 +111,46 @@ pub struct Service {
     /// The configuration file [env: GANTRY_CONFIG]
     #[arg(long, value_name = "FILE", env = "GANTRY_CONFIG", hide_env = true)]
     pub config: Option<PathBuf>,
+}
+
+/// Options of `gantry store`.
+#[derive(Debug, Args)]
+pub struct Store {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: StoreCommand,
+}
+
+/// What to do with the record's store.
+#[derive(Debug, Subcommand)]
+pub enum StoreCommand {
+    /// Show for each part of the log its lines, its bytes, its order, and what reading it costs
+    Status(StoreStatus),
+}
+
+/// Options of `gantry store status`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Asks the database of [record] itself, as `gantry migrate` does; of `gantry dev`:
+
+  gantry store status --path .gantry/record.db
+
+CORRELATION: how well the order on the disk agrees with that of the key, in a
+sample. PAGES: what reading the first 100 lines of an execution touches, as a
+mean over a sample, and how few it could be.")]
+pub struct StoreStatus {
+    /// The configuration file [env: GANTRY_CONFIG]
+    #[arg(long, value_name = "FILE", env = "GANTRY_CONFIG", hide_env = true)]
+    pub config: Option<PathBuf>,
+    /// A database of SQLite, whatever the configuration says
+    #[arg(long, value_name = "FILE", conflicts_with = "config")]
+    pub path: Option<PathBuf>,
+    /// Read so many executions of each part
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(0..=1_000))]
+    pub reads: u32,
+    /// Print it as JSON
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Options of `gantry config`.

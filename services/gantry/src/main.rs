@@ -7,6 +7,7 @@ mod demo;
 mod dev;
 mod house;
 mod service;
+mod store_status;
 
 use std::process::ExitCode;
 
@@ -44,6 +45,7 @@ fn main() -> ExitCode {
         Command::Sync(args) => service::sync(&args),
         Command::Monitor(args) => service::monitor(&args),
         Command::Migrate(args) => service::migrate(&args),
+        Command::Store(cli::Store { command: cli::StoreCommand::Status(args) }) => store_status::run(args),
         Command::Config(args) => service::config(&args),
     }
 }

@@ -25,6 +25,7 @@ pub mod postgres;
 mod record;
 mod retention;
 pub mod sqlite;
+mod status;
 mod writer;
 
 pub use contention::{
@@ -40,4 +41,5 @@ pub use model::{AliasSet, ExpectedAlias, PushVersion, PushedVersion, SetAlias, V
 pub use node::{Leadership, NodeEvent, NodeEventKind, NodeLife, NodeSeen, QueueLoad, RunningRow, Turn};
 pub use record::{CancelAnswer, Record};
 pub use retention::{Forgotten, LogDay, LogRetention, LogStep};
+pub use status::{LogStatus, ReadCost};
 pub use writer::{Writer, WriterConfig, WriterTask};

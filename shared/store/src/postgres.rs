@@ -26,6 +26,7 @@ mod model;
 mod node;
 mod read;
 mod row;
+mod status;
 mod sweep;
 mod tls;
 mod words;
@@ -43,6 +44,7 @@ use uuid::Uuid;
 use self::client::Database;
 pub use self::config::PostgresConfig;
 pub use self::migrate::migrate;
+pub use self::status::log_status;
 use crate::{
     Acceptance, AliasSet, Append, Appended, BundleChange, BundleRow, CancelAnswer, ClaimAnswer, ClaimRequest,
     Conclusion, ContendedKind, Dispatch, Entered, ExecutionFilter, ExecutionRow, Fence, FenceTaken, Finish,

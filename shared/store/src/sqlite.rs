@@ -20,6 +20,7 @@ mod queue;
 mod read;
 mod row;
 mod schema;
+mod status;
 mod sweep;
 #[cfg(test)]
 mod tests;
@@ -38,6 +39,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use self::node::Upkeep;
+pub use self::status::log_status;
 use self::threads::Threads;
 use crate::{
     Acceptance, AliasSet, Append, Appended, BundleChange, BundleRow, CancelAnswer, ClaimAnswer, ClaimRequest,

@@ -43,7 +43,7 @@ const LIMITS: &str = "-c statement_timeout=5s -c lock_timeout=2s -c idle_in_tran
 
 /// Plans are made once per connection, maybe while the tables are still empty: they must be the right ones for full
 /// tables too. All our lists are arrays of keys, so the right one is always an index.
-const PLANS: &str = "-c plan_cache_mode=force_generic_plan -c enable_seqscan=off -c jit=off";
+pub(super) const PLANS: &str = "-c plan_cache_mode=force_generic_plan -c enable_seqscan=off -c jit=off";
 
 /// What the driver needs to connect, and whether the certificate must be vouched for.
 pub(super) struct Target {

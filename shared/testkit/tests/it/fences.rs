@@ -69,7 +69,8 @@ fn each_driver_is_named_by_exactly_one_crate() {
         let users: Vec<_> = tree
             .ours
             .iter()
-            .filter(|(_, crates)| crates.any.contains(driver))
+            // The load tests measure beside ours what the servers themselves can do.
+            .filter(|(name, crates)| crates.any.contains(driver) && *name != "loadtest")
             .map(|(name, _)| name.as_str())
             .collect();
         assert_eq!(users, [owner], "who names {driver}");
