@@ -5,7 +5,9 @@
 //! days of log lines, lets the record itself seal them, and measures reads and the drop of a day.
 
 mod database;
+mod days;
 mod lines;
+mod pause;
 mod read;
 mod write;
 

@@ -110,9 +110,9 @@ impl Wrote {
 }
 
 /// Executions that run, and the last `log_id` of each.
-type Executions = Vec<(ExecuteId, i64)>;
+pub type Executions = Vec<(ExecuteId, i64)>;
 
-async fn begin(record: &dyn Record, count: u32) -> anyhow::Result<Executions> {
+pub async fn begin(record: &dyn Record, count: u32) -> anyhow::Result<Executions> {
     let now = u64::try_from(Timestamp::now().as_millisecond())?;
     let input = Payload::new(Payload::JSON, &b"{}"[..]);
     let digest = Digest::of(&input.bytes);
@@ -192,7 +192,7 @@ async fn offer(args: &Write, writer: &Writer, executions: &mut Executions) -> an
     Ok(Wrote { lines, took: began.elapsed() })
 }
 
-fn line(place: usize, log_id: i64, chars: usize) -> LogLine {
+pub fn line(place: usize, log_id: i64, chars: usize) -> LogLine {
     LogLine {
         level: Level::Info,
         at_unix_us: 1_700_000_000_000_000 + log_id,

@@ -25,6 +25,9 @@ pub trait Fixture: Send + Sync {
 
     /// Makes it as if `by` had passed: every time it holds moves back by that much.
     async fn pass(&self, by: Duration);
+
+    /// Gives an execution that has no lines yet another id, and makes the place for that one's lines.
+    async fn redate(&self, from: ExecuteId, to: ExecuteId);
 }
 
 /// What a test of the contract works with.
@@ -67,6 +70,24 @@ impl Env {
         let new = self.recorded().await;
         let claim = claimed(self.claim(&claim_of(&new)).await);
         (new, claim)
+    }
+
+    /// The same with an id that is dated so many days ago, as if it had begun then.
+    pub async fn running_for_days(&self, days: u64) -> (NewExecution, Claim) {
+        let (mut new, claim) = self.running().await;
+        let from = new.execute_id;
+        new.execute_id = ExecuteId::new(from.unix_ms() - days * 86_400_000);
+        self.fixture.redate(from, new.execute_id).await;
+        (new, claim)
+    }
+
+    /// Appends these lines and ends it.
+    pub async fn log_and_end(&self, new: &NewExecution, claim: &Claim, texts: &[&str]) {
+        let mut claim = claim.clone();
+        let base = claim.last_log_id;
+        self.record.append(&[append(new, claim.attempt, base, texts)]).await.unwrap();
+        claim.last_log_id += i64::try_from(texts.len()).unwrap();
+        self.settle(new, &claim, succeeded("done")).await;
     }
 
     /// The next attempt of an execution that is queued or about to be.

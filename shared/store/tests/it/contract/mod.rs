@@ -13,6 +13,7 @@ mod nodes;
 mod on_postgres;
 mod on_sqlite;
 mod reading;
+mod retention;
 mod sweeps;
 
 pub use contention::contender;
@@ -136,6 +137,13 @@ contract! {
         endings_are_looked_up_for_all_who_wait,
         executions_are_listed_youngest_first_in_pages,
         the_record_answers_a_ping,
+    ;
+    retention:
+        a_day_of_the_log_goes_when_it_is_old_and_all_its_executions_have_ended,
+        the_oldest_days_go_until_the_log_is_small_enough,
+        what_may_still_be_written_stays_however_old_or_large_it_is,
+        a_stale_fence_seals_drops_and_forgets_nothing,
+        executions_that_ended_long_ago_are_forgotten_some_at_a_time,
     ;
     models:
         versions_are_numbered_and_latest_moves,

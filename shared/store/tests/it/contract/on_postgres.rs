@@ -2,6 +2,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use domain::ExecuteId;
 use store::Record;
 use store::postgres::{Postgres, PostgresConfig, migrate};
 use testkit::{fresh_name, servers};
@@ -103,5 +104,12 @@ impl Fixture for OnPostgres {
             let sql = format!("update {table} set {}", moved.join(", "));
             self.client.execute(sql.as_str(), &[]).await.unwrap();
         }
+    }
+    async fn redate(&self, from: ExecuteId, to: ExecuteId) {
+        let sql = "update execution set execute_id = $2 where execute_id = $1";
+        self.client.execute(sql, &[&from.as_uuid(), &to.as_uuid()]).await.unwrap();
+        let at = jiff::Timestamp::from_millisecond(to.unix_ms().try_into().unwrap()).unwrap();
+        let sql = "select make_log_partitions(($1::timestamptz at time zone 'UTC')::date, 1)";
+        self.client.query_one(sql, &[&at]).await.unwrap();
     }
 }

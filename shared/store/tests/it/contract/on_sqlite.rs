@@ -3,6 +3,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use domain::ExecuteId;
 use store::Record;
 use store::sqlite::{Sqlite, SqliteConfig};
 use tempfile::TempDir;
@@ -67,5 +68,11 @@ impl Fixture for OnSqlite {
         // A slot is 10 s long.
         let sql = "update queue_mark set claimed_slot = claimed_slot - ?1";
         connection.execute(sql, [us / 10_000_000]).unwrap();
+    }
+    async fn redate(&self, from: ExecuteId, to: ExecuteId) {
+        let connection = rusqlite::Connection::open(&self.path).unwrap();
+        connection.busy_timeout(Duration::from_secs(5)).unwrap();
+        let sql = "update execution set execute_id = ?2 where execute_id = ?1";
+        connection.execute(sql, [from.as_uuid().as_bytes(), to.as_uuid().as_bytes()]).unwrap();
     }
 }
