@@ -7,15 +7,15 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use broker::rabbitmq::{RabbitMq, RabbitMqConfig};
 use broker::{Broker, PublishError};
-use domain::{ExecuteId, ModelName, Payload, QueueName, State, VersionSelector};
+use domain::{ExecuteId, Payload, State, VersionSelector};
 use jiff::Timestamp;
 use protocol::{HeaderValue, RawMessage, Reply, ReplyAddress, Request, header};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{sleep, timeout};
 use tokio_util::task::TaskTracker;
 
-use crate::call::{Call, End, Outcome};
-use crate::cli;
+use crate::call::{Call, End, Kind, Outcome};
+use crate::cli::Servers;
 use crate::http::Gateways;
 
 /// How long a reply is waited for before the record is asked.
@@ -28,7 +28,6 @@ type Waiting = Arc<Mutex<HashMap<String, oneshot::Sender<RawMessage>>>>;
 /// A producer.
 pub struct Producer {
     broker: RabbitMq,
-    queue: QueueName,
     waiting: Waiting,
     /// Owns the task that hands replies out.
     replies: TaskTracker,
@@ -39,39 +38,35 @@ impl Producer {
     ///
     /// # Errors
     /// The configuration cannot be right. A broker that is away is waited for.
-    pub async fn connect(args: &cli::Amqp) -> anyhow::Result<Self> {
-        let config = RabbitMqConfig {
-            url: args.amqp_url.clone(),
-            prefix: args.prefix.clone(),
-            ..RabbitMqConfig::default()
-        };
+    pub async fn connect(servers: &Servers) -> anyhow::Result<Self> {
+        let url = servers.amqp_url.clone().context("AMQP calls need --amqp-url or GANTRY_AMQP_URL")?;
+        let config = RabbitMqConfig { url, prefix: servers.prefix.clone(), ..RabbitMqConfig::default() };
         let name = format!("loadtest-{}", ExecuteId::new(now_ms()));
         let broker = RabbitMq::connect(&config, &name).await.context("connect to the broker")?;
         let incoming = broker.replies().await.context("receive replies")?;
         let waiting = Waiting::default();
         let replies = TaskTracker::new();
         replies.spawn(hand_out(incoming, waiting.clone()));
-        Ok(Self { broker, queue: args.queue.clone(), waiting, replies })
+        Ok(Self { broker, waiting, replies })
     }
 
-    /// Makes `call` to `model` under one id, published until it is confirmed, and waits for its end.
-    pub async fn call(&self, model: &ModelName, gateways: &Gateways, call: Call) -> Outcome {
+    /// Makes `call` under one id, published until it is confirmed, and waits for its end.
+    pub async fn call(&self, kind: &Kind, gateways: &Gateways, call: Call) -> Outcome {
         let execute_id = ExecuteId::new(now_ms());
-        let mut outcome = Outcome {
-            execute_id: None,
-            end: End::Unresolved("not published".to_owned()),
-            retried: 0,
-            has_two_ids: false,
-        };
+        let mut outcome = Outcome::unsent();
         let (sender, reply) = oneshot::channel();
         lock(&self.waiting).insert(execute_id.to_string(), sender);
-        let message = self.request(model, execute_id, &call).to_message();
-        while let Err(error) = self.broker.publish(&self.queue, message.clone()).await {
+        let message = self.request(kind, execute_id, &call).to_message();
+        while let Err(error) = self.broker.publish(&kind.queue, message.clone()).await {
             outcome.end = match &error {
                 PublishError::Refused | PublishError::Away(_) => End::Refused(error.to_string()),
                 PublishError::Unknown { .. } => End::Unresolved(error.to_string()),
             };
-            if Instant::now() + PAUSE > call.until {
+            let is_refused = matches!(error, PublishError::Refused);
+            if is_refused && !call.retries {
+                outcome.end = End::Shed;
+            }
+            if Instant::now() + PAUSE > call.until || outcome.end == End::Shed {
                 lock(&self.waiting).remove(&execute_id.to_string());
                 return outcome;
             }
@@ -88,12 +83,12 @@ impl Producer {
         outcome
     }
 
-    fn request(&self, model: &ModelName, execute_id: ExecuteId, call: &Call) -> Request {
+    fn request(&self, kind: &Kind, execute_id: ExecuteId, call: &Call) -> Request {
         Request {
             execute_id,
-            model: model.clone(),
+            model: kind.model.clone(),
             version: VersionSelector::default(),
-            queue: self.queue.clone(),
+            queue: kind.queue.clone(),
             input: Payload::new(Payload::JSON, call.input.clone()),
             deadline: None,
             reply_address: Some(ReplyAddress {

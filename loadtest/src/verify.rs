@@ -2,13 +2,14 @@
 
 use std::time::{Duration, Instant};
 
-use domain::{ExecuteId, State};
+use domain::State;
 use futures::StreamExt;
 use protocol::http::{Execution, LogRow};
 use tokio::time::sleep;
 
 use crate::http::Gateways;
-use crate::report::RecordSays;
+use crate::stages::Stages;
+use crate::tally::Accepted;
 
 /// At most so many are looked at, evenly spread; those that nobody saw end are looked at in any case.
 const LOOKED_AT_MAX: usize = 20_000;
@@ -17,9 +18,45 @@ const AT_ONCE: usize = 16;
 /// The pause before the record is asked again.
 const PAUSE: Duration = Duration::from_millis(500);
 
+/// What the record says of the accepted calls.
+#[derive(Debug, Default)]
+pub struct RecordSays {
+    /// How many were looked at.
+    pub looked_at: u64,
+    /// How many have not ended.
+    pub lost: u64,
+    /// How many ended more than once.
+    pub doubled: u64,
+    /// How many ended another way than their callers were told.
+    pub different: u64,
+    /// How many succeeded without having their lines once and in order.
+    pub broken_logs: u64,
+    /// How many took more than one attempt.
+    pub rescued: u64,
+    /// Where the time of those went that succeeded.
+    pub stages: Stages,
+}
+
+impl RecordSays {
+    /// Takes what it says of another kind of calls into this.
+    ///
+    /// # Errors
+    /// Never.
+    pub fn merge(&mut self, other: &Self) -> anyhow::Result<()> {
+        self.looked_at += other.looked_at;
+        self.lost += other.lost;
+        self.doubled += other.doubled;
+        self.different += other.different;
+        self.broken_logs += other.broken_logs;
+        self.rescued += other.rescued;
+        self.stages.merge(&other.stages)
+    }
+}
+
 /// What the record says of one call.
 #[derive(Debug, Default)]
 struct Finding {
+    execution: Option<Execution>,
     lost: bool,
     doubled: bool,
     different: bool,
@@ -30,17 +67,20 @@ struct Finding {
 /// Looks the calls up, those that have not ended until `until`.
 pub async fn verify(
     gateways: &Gateways,
-    ids: &[(ExecuteId, Option<State>)],
+    accepted: &[Accepted],
     lines: Option<u32>,
     until: Instant,
 ) -> RecordSays {
-    let step = ids.len().div_ceil(LOOKED_AT_MAX).max(1);
-    let chosen = ids.iter().enumerate().filter(|(n, (_, ended))| n % step == 0 || ended.is_none());
+    let step = accepted.len().div_ceil(LOOKED_AT_MAX).max(1);
+    let chosen = accepted.iter().enumerate().filter(|(n, accepted)| n % step == 0 || accepted.told.is_none());
     let mut findings = futures::stream::iter(chosen)
-        .map(|(_, (id, ended))| look(gateways, *id, *ended, lines, until))
+        .map(async |(_, accepted)| (accepted, look(gateways, accepted, lines, until).await))
         .buffer_unordered(AT_ONCE);
     let mut says = RecordSays::default();
-    while let Some(finding) = findings.next().await {
+    while let Some((accepted, finding)) = findings.next().await {
+        if let Some(execution) = &finding.execution {
+            says.stages.add(accepted, execution);
+        }
         says.looked_at += 1;
         says.lost += u64::from(finding.lost);
         says.doubled += u64::from(finding.doubled);
@@ -51,13 +91,8 @@ pub async fn verify(
     says
 }
 
-async fn look(
-    gateways: &Gateways,
-    id: ExecuteId,
-    told: Option<State>,
-    lines: Option<u32>,
-    until: Instant,
-) -> Finding {
+async fn look(gateways: &Gateways, accepted: &Accepted, lines: Option<u32>, until: Instant) -> Finding {
+    let Accepted { id, told, .. } = *accepted;
     let execution = loop {
         match gateways.execution(id).await {
             Ok(execution) if execution.state.is_terminal() => break execution,
@@ -80,6 +115,7 @@ async fn look(
             }
         };
     }
+    finding.execution = Some(execution);
     finding
 }
 

@@ -30,7 +30,7 @@ use testkit::{House, Proxy, Shape};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, sleep_until, timeout};
 
-use crate::call::{Call, Outcome};
+use crate::call::{Call, Mode, Outcome};
 use crate::http::Gateways;
 use check::{Committed, Findings};
 use faults::Faults;
@@ -206,10 +206,15 @@ async fn offer(
             "key": key(number % args.keys), "number": number, "hold_ms": args.hold_ms, "deaf": number % 3 == 0,
             "witness": witness, "file": files.join((number % args.keys).to_string()),
         });
-        let call =
-            Call { number: number.into(), input: Bytes::from(input.to_string()), is_echo: false, until };
+        let call = Call {
+            number: number.into(),
+            input: Bytes::from(input.to_string()),
+            is_echo: false,
+            until,
+            retries: true,
+        };
         let (gateways, model, run) = (Arc::clone(&gateways), model.clone(), run.clone());
-        open.spawn(async move { gateways.call(&model, &run, call).await });
+        open.spawn(async move { gateways.call(&model, Mode::Sync, &run, call).await });
         while let Some(ended) = open.try_join_next() {
             outcomes.push(ended?);
         }

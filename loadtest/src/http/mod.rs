@@ -1,36 +1,29 @@
-//! Calls over HTTP/1, on connections that are kept.
+//! HTTP/1 to the gateways, on connections that are kept.
+
+mod calls;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use bytes::Bytes;
-use domain::{ExecuteId, ModelName, State};
+use domain::{ExecuteId, ModelName};
 use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http1::{SendRequest, handshake};
-use hyper::header::{CONTENT_TYPE, HOST, HeaderMap, RETRY_AFTER};
+use hyper::header::{HOST, HeaderMap};
 use hyper::{Method, Request, StatusCode, Uri};
 use hyper_util::rt::TokioIo;
-use protocol::Problem;
-use protocol::http::{self, Execution, Handle, LogPage, LogRow, ModelList};
+use protocol::http::{Execution, LogPage, LogRow, ModelList};
 use serde::de::DeserializeOwned;
 use tokio::net::TcpStream;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
-use crate::call::{Call, End, Outcome};
-
-/// How long the gateway is asked to wait for a result before it answers with a handle.
-const WAIT: Duration = Duration::from_secs(30);
 /// How long an answer may take beyond that.
 const SLACK: Duration = Duration::from_secs(10);
 /// How long a connection may take to be made.
 const CONNECT: Duration = Duration::from_secs(5);
-/// The pause before something is sent again, unless the gateway names one.
-const PAUSE: Duration = Duration::from_millis(200);
-/// The longest pause.
-const PAUSE_MAX: Duration = Duration::from_secs(2);
 
 /// The gateways, and connections to them.
 pub struct Gateways {
@@ -83,75 +76,6 @@ impl Gateways {
         bail!("there is no model {model}; `gantry push examples/{model}` may make it")
     }
 
-    /// Makes `call` to `model`, again and again under one key, until it is resolved or `call.until` has come.
-    pub async fn call(&self, model: &ModelName, run: &str, call: Call) -> Outcome {
-        let key = format!("{run}-{}", call.number);
-        let path = format!("/v1/models/{model}/executions");
-        let headers =
-            [("content-type", "application/json"), ("prefer", "wait=30"), (http::IDEMPOTENCY_KEY, &key)];
-        let mut outcome = Outcome {
-            execute_id: None,
-            end: End::Unresolved("not sent".to_owned()),
-            retried: 0,
-            has_two_ids: false,
-        };
-        loop {
-            let sent = self.send(Method::POST, &path, &headers, call.input.clone(), WAIT + SLACK).await;
-            let pause = match sent {
-                Ok(answer) => {
-                    let pause = pause_of(&answer);
-                    note_id(&answer, &mut outcome);
-                    outcome.end = end_of(&answer, &call);
-                    pause
-                }
-                Err(error) => {
-                    outcome.end = End::Unresolved(format!("{error:#}"));
-                    Some(PAUSE)
-                }
-            };
-            match pause {
-                Some(pause) if Instant::now() + pause < call.until => {
-                    outcome.retried += 1;
-                    sleep(pause).await;
-                }
-                Some(_) => return outcome,
-                None => break,
-            }
-        }
-        if let (End::Open, Some(id)) = (&outcome.end, outcome.execute_id) {
-            outcome.end = self.ending(id, &call).await;
-        }
-        outcome
-    }
-
-    /// How execution `id` ends, once it has or `call.until` has come.
-    pub async fn ending(&self, id: ExecuteId, call: &Call) -> End {
-        while Instant::now() < call.until {
-            let wait = call.until.saturating_duration_since(Instant::now()).min(WAIT).as_secs().max(1);
-            let asked =
-                self.get::<Execution>(&format!("/v1/executions/{id}?wait={wait}"), WAIT + SLACK).await;
-            match asked {
-                Ok(execution) if execution.state == State::Succeeded && call.is_echo => {
-                    if let Some(end) = self.echoed(id, call).await {
-                        return end;
-                    }
-                    sleep(PAUSE).await;
-                }
-                Ok(execution) if execution.state == State::Succeeded => return End::Succeeded,
-                Ok(execution) if execution.state.is_terminal() => return End::Ended(execution.state),
-                Ok(_) => {}
-                Err(_) => sleep(PAUSE).await,
-            }
-        }
-        End::Open
-    }
-
-    async fn echoed(&self, id: ExecuteId, call: &Call) -> Option<End> {
-        let path = format!("/v1/executions/{id}/result");
-        let answer = self.send(Method::GET, &path, &[], Bytes::new(), SLACK).await.ok()?;
-        (answer.status == StatusCode::OK).then(|| end_of(&answer, call))
-    }
-
     /// The row of execution `id`.
     ///
     /// # Errors
@@ -176,6 +100,15 @@ impl Gateways {
                 return Ok(rows);
             }
         }
+    }
+
+    /// Sends `input` and gives the body of the answer.
+    ///
+    /// # Errors
+    /// There is none.
+    pub async fn echo(&self, input: Bytes) -> anyhow::Result<Bytes> {
+        let headers = [("content-type", "application/json")];
+        Ok(self.send(Method::POST, "/", &headers, input, SLACK).await?.body)
     }
 
     async fn get<T: DeserializeOwned>(&self, path: &str, limit: Duration) -> anyhow::Result<T> {
@@ -227,43 +160,5 @@ impl Gateways {
             let _broken = connection.await;
         });
         Ok(sender)
-    }
-}
-
-/// How long to wait before the call is sent again; `None` if the answer resolves it.
-fn pause_of(answer: &Answer) -> Option<Duration> {
-    let is_later = matches!(
-        answer.status,
-        StatusCode::TOO_MANY_REQUESTS | StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE
-    );
-    let named = || answer.headers.get(RETRY_AFTER)?.to_str().ok()?.parse().ok().map(Duration::from_secs);
-    is_later.then(|| named().unwrap_or(PAUSE).min(PAUSE_MAX))
-}
-
-fn note_id(answer: &Answer, outcome: &mut Outcome) {
-    let header = answer.headers.get(http::EXECUTE_ID).and_then(|id| id.to_str().ok()?.parse().ok());
-    let handle = || serde_json::from_slice::<Handle>(&answer.body).ok().map(|handle| handle.execute_id);
-    let Some(id) = header.or_else(handle) else { return };
-    outcome.has_two_ids |= outcome.execute_id.is_some_and(|known| known != id);
-    outcome.execute_id = Some(id);
-}
-
-fn end_of(answer: &Answer, call: &Call) -> End {
-    if answer.status == StatusCode::OK {
-        let is_json = answer
-            .headers
-            .get(CONTENT_TYPE)
-            .is_some_and(|kind| kind.as_bytes().starts_with(b"application/json"));
-        let is_right = !call.is_echo || (is_json && answer.body == call.input);
-        return if is_right { End::Succeeded } else { End::Wrong };
-    }
-    if answer.status == StatusCode::ACCEPTED {
-        return End::Open;
-    }
-    let problem = serde_json::from_slice::<Problem>(&answer.body);
-    match problem {
-        Ok(Problem { state: Some(state), .. }) => End::Ended(state),
-        Ok(problem) => End::Refused(format!("{}: {}", problem.title, problem.detail)),
-        Err(_) => End::Refused(format!("status {}", answer.status)),
     }
 }
