@@ -178,3 +178,9 @@ begin
     raise lock_not_available using message = format('%s could not be dropped: the log was never idle', name);
 end
 $$;
+
+-- Lists of what did not succeed, by model, by state and by error class. A successful execution is in none of them, and pays
+-- for none.
+create index execution_failed_model on execution (tenant, model, execute_id) where error_class is not null;
+create index execution_failed_state on execution (tenant, state, execute_id) where error_class is not null;
+create index execution_failed_class on execution (tenant, error_class, execute_id) where error_class is not null;

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::bail;
 use domain::ExecuteId;
 use serde_json::{Value, json};
-use store::{Append, Appended, LogRetention, LogStep, Record, Writer, WriterConfig};
+use store::{Append, Appended, LogFilter, LogRetention, LogStep, Record, Writer, WriterConfig};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
@@ -110,7 +110,7 @@ async fn read(
     let mut longest = Longest::default();
     loop {
         let began = Instant::now();
-        record.list_log(ids[rand::random_range(0..ids.len())], 0, 100).await?;
+        record.list_log(ids[rand::random_range(0..ids.len())], &LogFilter::after(0, 100)).await?;
         let place = match *phase.borrow() {
             Phase::Before => 0,
             Phase::Dropping => 1,

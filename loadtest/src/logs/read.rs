@@ -9,7 +9,7 @@ use jiff::civil::Date;
 use jiff::tz::TimeZone;
 use jiff::{Timestamp, ToSpan};
 use serde_json::{Value, json};
-use store::{ExecutionFilter, LogDay, LogRetention, LogStatus, LogStep, Record};
+use store::{ExecutionFilter, LogDay, LogFilter, LogRetention, LogStatus, LogStep, Record};
 
 use super::database::Database;
 use super::days::{self, Shape};
@@ -175,8 +175,8 @@ async fn read(args: &Read, record: &dyn Record, what: &str, ids: &[ExecuteId]) -
         let mut took_us = Histogram::<u64>::new(3)?;
         for id in &sample {
             let began = Instant::now();
-            let lines = record.list_log(*id, 0, PAGE).await?;
-            if lines.is_empty() {
+            let lines = record.list_log(*id, &LogFilter::after(0, PAGE)).await?;
+            if lines.lines.is_empty() {
                 bail!("{id} has no lines");
             }
             took_us.record(u64::try_from(began.elapsed().as_micros())?)?;

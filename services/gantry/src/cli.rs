@@ -5,8 +5,13 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::{Args, Parser, Subcommand};
-use domain::limits::LIST_PAGE_MAX;
-use domain::{AliasName, ExecuteId, LimitName, ModelName, NodeName, Payload, State, VersionSelector};
+use domain::limits::LOG_PAGE_MAX;
+use domain::{
+    AliasName, ErrorClass, ExecuteId, Level, LimitName, ModelName, NodeName, Payload, State, VersionSelector,
+};
+use jiff::civil::DateTime;
+use jiff::tz::TimeZone;
+use jiff::{SignedDuration, Timestamp};
 use protocol::DrainMode;
 
 use crate::client::Input;
@@ -47,6 +52,8 @@ pub enum Command {
     Run(Run),
     /// Print the log lines of an execution
     Logs(Logs),
+    /// Search the log lines of a model
+    Search(Search),
     /// List executions, the youngest first
     Ps(Ps),
     /// Show everything about an execution
@@ -248,16 +255,128 @@ pub struct Run {
 
 /// Options of `gantry logs`.
 #[derive(Debug, Args)]
+#[command(after_help = "\
+  gantry logs ID --tail 20 --follow
+  gantry logs ID --level warning
+  gantry logs ID --before 500 --tail 100    lines 400 to 499
+  gantry logs ID --text timeout --json")]
 pub struct Logs {
     /// The execution
     #[arg(value_name = "EXECUTE_ID")]
     pub execute_id: ExecuteId,
     /// Go on until the execution ends, through lost connections
-    #[arg(long, short)]
+    #[arg(long, short, conflicts_with = "before")]
     pub follow: bool,
     /// Begin after this log_id
-    #[arg(long, value_name = "LOG_ID", default_value_t = 0)]
+    #[arg(long, value_name = "LOG_ID", default_value_t = 0, conflicts_with_all = ["before", "tail"])]
+    #[arg(value_parser = clap::value_parser!(i64).range(0..))]
     pub after: i64,
+    /// End before this log_id
+    #[arg(long, value_name = "LOG_ID", value_parser = clap::value_parser!(i64).range(1..))]
+    pub before: Option<i64>,
+    /// Only the last N lines
+    #[arg(long, short = 'n', value_name = "N", value_parser = clap::value_parser!(u32).range(1..=LOG_PAGE_MAX as i64))]
+    pub tail: Option<u32>,
+    /// Which lines
+    #[command(flatten)]
+    pub lines: Lines,
+    /// Only lines of this time or later: 90s, 5m, 2h or 3d ago, or a time
+    #[arg(long, value_name = "TIME")]
+    pub since: Option<When>,
+    /// Only lines before this time
+    #[arg(long, value_name = "TIME")]
+    pub until: Option<When>,
+    /// Leave control characters in (they can change your terminal)
+    #[arg(long)]
+    pub raw: bool,
+    /// Print each line as JSON
+    #[arg(long)]
+    pub json: bool,
+    /// The gateway
+    #[command(flatten)]
+    pub server: Server,
+}
+
+/// Which log lines are wanted.
+#[derive(Debug, Args)]
+pub struct Lines {
+    /// Only lines of this level and those that matter more: debug, info, warning, error, or D, I, W, E
+    #[arg(long, value_name = "LEVEL", value_parser = level)]
+    pub level: Option<Level>,
+    /// Only lines with this text in them, letter for letter
+    #[arg(long, value_name = "TEXT")]
+    pub text: Option<String>,
+}
+
+fn level(text: &str) -> Result<Level, String> {
+    let words = [
+        (Level::Debug, "debug"),
+        (Level::Info, "info"),
+        (Level::Warning, "warning"),
+        (Level::Error, "error"),
+    ];
+    let lower = text.to_ascii_lowercase();
+    let is_it = |(level, word): &(Level, &str)| {
+        lower == *word
+            || lower == level.letter().to_ascii_lowercase()
+            || (lower == "warn" && *word == "warning")
+    };
+    let found = words.iter().find(|level| is_it(level));
+    found.map(|(level, _)| *level).ok_or_else(|| "it is debug, info, warning or error".to_owned())
+}
+
+/// A time, as people give one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct When(pub Timestamp);
+
+impl FromStr for When {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let ago = |seconds: i64| Timestamp::now().checked_sub(SignedDuration::from_secs(seconds)).ok();
+        let units = [("s", 1), ("m", 60), ("h", 3_600), ("d", 86_400)];
+        let relative = units.iter().find_map(|(unit, each)| {
+            let number = text.strip_suffix(unit)?.parse::<u32>().ok()?;
+            ago(i64::from(number) * each)
+        });
+        let local = || {
+            let civil: DateTime = text.parse().ok()?;
+            Some(civil.to_zoned(TimeZone::system()).ok()?.timestamp())
+        };
+        relative.or_else(|| text.parse().ok()).or_else(local).map(Self).ok_or_else(|| {
+            "it is 90s, 5m, 2h or 3d (that long ago), 2026-11-23T08:00 (here) or 2026-11-23T08:00:00Z"
+                .to_owned()
+        })
+    }
+}
+
+/// Options of `gantry search`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+The youngest execution comes first, its lines in order. --since and --until go
+by when executions were accepted.
+
+  gantry search iris 'out of memory' --since 1h
+  gantry search iris --level error --since 2026-11-23 --limit 1000 --json")]
+pub struct Search {
+    /// The model
+    #[arg(value_name = "MODEL")]
+    pub model: ModelName,
+    /// Only lines with this text in them, letter for letter
+    #[arg(value_name = "TEXT")]
+    pub text: Option<String>,
+    /// Only lines of this level and those that matter more: debug, info, warning, error, or D, I, W, E
+    #[arg(long, value_name = "LEVEL", value_parser = level)]
+    pub level: Option<Level>,
+    /// Only executions of this time or later: 90s, 5m, 2h or 3d ago, or a time
+    #[arg(long, value_name = "TIME")]
+    pub since: Option<When>,
+    /// Only executions before this time
+    #[arg(long, value_name = "TIME")]
+    pub until: Option<When>,
+    /// How many lines at most
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..))]
+    pub limit: u64,
     /// Leave control characters in (they can change your terminal)
     #[arg(long)]
     pub raw: bool,
@@ -271,6 +390,11 @@ pub struct Logs {
 
 /// Options of `gantry ps`.
 #[derive(Debug, Args)]
+#[command(after_help = "\
+--since and --until go by when executions were accepted.
+
+  gantry ps --state failed --since 1d
+  gantry ps --model iris --error oom --limit 1000 --json")]
 pub struct Ps {
     /// Only those of this model
     #[arg(long, value_name = "MODEL")]
@@ -278,8 +402,20 @@ pub struct Ps {
     /// Only those in this state
     #[arg(long, value_name = "STATE")]
     pub state: Option<State>,
+    /// Only those that this node holds or held last
+    #[arg(long, value_name = "NODE")]
+    pub node: Option<String>,
+    /// Only those that ended for this reason: script, timeout, oom, ...
+    #[arg(long, value_name = "CLASS")]
+    pub error: Option<ErrorClass>,
+    /// Only those of this time or later: 90s, 5m, 2h or 3d ago, or a time
+    #[arg(long, value_name = "TIME")]
+    pub since: Option<When>,
+    /// Only those before this time
+    #[arg(long, value_name = "TIME")]
+    pub until: Option<When>,
     /// How many at most
-    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=LIST_PAGE_MAX as i64))]
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
     pub limit: u32,
     /// Print them as JSON
     #[arg(long)]

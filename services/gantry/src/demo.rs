@@ -195,7 +195,8 @@ impl Tour {
 
     async fn follow(&self, id: ExecuteId) -> anyhow::Result<()> {
         let style = self.terminal.stdout;
-        Ok(follow(&self.api, id, 0, |row| self.terminal.say(&format!("  {}", style.log_row(row)))).await?)
+        Ok(follow(&self.api, id, 0, &[], |row| self.terminal.say(&format!("  {}", style.log_row(row))))
+            .await?)
     }
 
     async fn finish(&self, model: &str, ended: &Ended, begun: Instant) -> anyhow::Result<[String; 5]> {

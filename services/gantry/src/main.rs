@@ -27,6 +27,7 @@ fn main() -> ExitCode {
         Command::Push(args) => ask(&args.server, async |api, t| client::push(api, &args, t).await),
         Command::Run(args) => ask(&args.server, async |api, t| client::run(api, &args, t).await),
         Command::Logs(args) => ask(&args.server, async |api, t| client::logs(api, &args, t).await),
+        Command::Search(args) => ask(&args.server, async |api, t| client::search(api, &args, t).await),
         Command::Ps(args) => ask(&args.server, async |api, t| client::ps(api, &args, t).await),
         Command::Show(args) => ask(&args.server, async |api, t| client::show(api, &args, t).await),
         Command::Explain(args) => ask(&args.server, async |api, t| client::explain(api, &args, t).await),

@@ -12,6 +12,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::Config;
 use crate::dispatched::Dispatched;
+use crate::export::EXPORTS_MAX;
 use crate::followers::Followers;
 use crate::health::Health;
 use crate::versions::Versions;
@@ -41,6 +42,8 @@ pub(crate) struct Shared {
     /// Room for bodies, in KiB.
     pub bodies: Arc<Semaphore>,
     pub inspections: Semaphore,
+    /// Room for exports.
+    pub exports: Arc<Semaphore>,
     pub nodes: watch::Receiver<Arc<[NodeInfo]>>,
     /// What the nodes have of which bundle.
     pub bundles: watch::Receiver<Arc<[BundleNotice]>>,
@@ -65,6 +68,7 @@ impl Gateway {
             health: Health::default(),
             bodies: Arc::new(Semaphore::new(BODIES_KIB_MAX)),
             inspections: Semaphore::new(INSPECTIONS_MAX),
+            exports: Arc::new(Semaphore::new(EXPORTS_MAX)),
             nodes: ports.coordination.nodes(),
             bundles: ports.coordination.bundles(),
             link: ports.coordination.link(),

@@ -35,8 +35,17 @@ pub const LINE_BYTES_MAX: usize = 16 << 10;
 pub const OUTPUT_BYTES_MAX: usize = 10 << 20;
 /// The most log lines one read returns.
 pub const LOG_PAGE_MAX: u32 = 1_000;
+/// The most log lines one read looks at to find those it returns: what bounds the time of a read whose filter lets little
+/// through. It says how far it got.
+pub const LOG_LOOK_MAX: u32 = 20_000;
+/// The most executions one search of logs looks at.
+pub const SEARCH_EXECUTIONS_MAX: u32 = 1_000;
+/// The longest text that log lines are searched for, in bytes.
+pub const SEARCH_TEXT_BYTES_MAX: usize = 200;
 /// The most executions one list returns.
 pub const LIST_PAGE_MAX: u32 = 200;
+/// The most executions one list looks at to find those it returns. It says how far it got.
+pub const LIST_LOOK_MAX: u32 = 4_000;
 
 /// How long a caller waits if it does not say.
 pub const WAIT_DEFAULT: Duration = Duration::from_secs(30);

@@ -36,6 +36,17 @@ impl Level {
         }
     }
 
+    /// The letters of this level and of those that matter more.
+    #[must_use]
+    pub const fn and_above(self) -> &'static str {
+        match self {
+            Self::Debug => "DIWE",
+            Self::Info => "IWE",
+            Self::Warning => "WE",
+            Self::Error => "E",
+        }
+    }
+
     /// The level `line` names with its first word (as in `ERROR: no such file`, `[debug] x`), if it names one.
     #[must_use]
     pub fn named_by(line: &str) -> Option<Self> {

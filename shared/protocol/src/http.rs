@@ -117,12 +117,11 @@ pub struct TimelineEvent {
 /// A page of executions, the youngest first.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ExecutionList {
-    /// The page.
+    /// The page. May be short, or empty, although there is a `next`: the request ended before all was looked at.
     pub executions: Vec<Execution>,
-    /// Pass as `before=` to get the next page; absent on the last.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<String>, format = Uuid)]
-    pub next: Option<ExecuteId>,
+    /// Pass as `cursor=` to get the next page; absent on the last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
 }
 
 /// The answer to a submission whose result is not there yet: `202`, with its URL in `Location`.
@@ -165,8 +164,32 @@ pub struct LogPage {
     pub lines: Vec<LogRow>,
     /// Pass as `after=` to get what follows.
     pub next_after: i64,
+    /// Of a page from the end: pass as `before=` to get what precedes it; absent on the first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_before: Option<i64>,
     /// The execution has ended and there are no lines after these.
     pub complete: bool,
+}
+
+/// A row that a search found.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct FoundRow {
+    /// Whose log it is in.
+    #[schema(value_type = String, format = Uuid)]
+    pub execute_id: ExecuteId,
+    /// The row.
+    #[serde(flatten)]
+    pub row: LogRow,
+}
+
+/// A page of what a search found in the logs of a model: the youngest execution first, the rows of each in order.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct FoundPage {
+    /// May be few, or none, although there is a `next`: the request ended before all was looked at.
+    pub lines: Vec<FoundRow>,
+    /// Pass as `cursor=` to go on; absent if all was looked at.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
 }
 
 /// A version of a model.

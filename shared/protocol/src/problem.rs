@@ -122,6 +122,8 @@ codes! {
     NotReady = 409, "Not enough nodes are ready";
     /// The alias does not point where it was expected to.
     AliasDiffers = 409, "The alias points elsewhere";
+    /// The lines of the execution's log were dropped: they were older than they are kept.
+    LogDropped = 410, "The log was dropped";
     /// The body is too large.
     TooLarge = 413, "The body is too large";
     /// The media type is not one of the accepted ones.

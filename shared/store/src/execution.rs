@@ -323,16 +323,3 @@ pub struct ExecutionRow {
     /// Whose it is.
     pub tenant: TenantId,
 }
-
-/// Which executions to list.
-#[derive(Debug, Clone, Default)]
-pub struct ExecutionFilter {
-    /// Only of this model.
-    pub model: Option<ModelName>,
-    /// Only in this state.
-    pub state: Option<State>,
-    /// Only with ids below this one: the cursor.
-    pub before: Option<ExecuteId>,
-    /// At most this many, the youngest first; at most [`domain::limits::LIST_PAGE_MAX`].
-    pub limit: u32,
-}

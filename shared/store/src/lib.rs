@@ -22,6 +22,7 @@ pub mod metrics;
 mod model;
 mod node;
 pub mod postgres;
+mod reading;
 mod record;
 mod retention;
 pub mod sqlite;
@@ -34,11 +35,14 @@ pub use contention::{
 pub use error::{Recovery, StoreError};
 pub use execution::{
     Acceptance, AlreadyEnded, Append, Appended, Claim, ClaimAnswer, ClaimRequest, Conclusion, Dispatch,
-    ExecutionFilter, ExecutionRow, Fence, FenceTaken, Finish, Finished, LoggedLine, NewExecution, Renewal,
-    Requeue, Rescued, Settlement,
+    ExecutionRow, Fence, FenceTaken, Finish, Finished, LoggedLine, NewExecution, Renewal, Requeue, Rescued,
+    Settlement,
 };
 pub use model::{AliasSet, ExpectedAlias, PushVersion, PushedVersion, SetAlias, VersionRow};
 pub use node::{Leadership, NodeEvent, NodeEventKind, NodeLife, NodeSeen, QueueLoad, RunningRow, Turn};
+pub use reading::{
+    ExecutionFilter, ExecutionPage, LineFilter, LogCursor, LogFilter, LogSearch, LogSlice, LogsFound, OfNode,
+};
 pub use record::{CancelAnswer, Record};
 pub use retention::{Forgotten, LogDay, LogRetention, LogStep};
 pub use status::{LogStatus, ReadCost};

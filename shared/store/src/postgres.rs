@@ -19,6 +19,7 @@ mod config;
 mod contention;
 mod fail;
 mod fence;
+mod list;
 mod log;
 mod log_day;
 mod migrate;
@@ -47,10 +48,11 @@ pub use self::migrate::migrate;
 pub use self::status::log_status;
 use crate::{
     Acceptance, AliasSet, Append, Appended, BundleChange, BundleRow, CancelAnswer, ClaimAnswer, ClaimRequest,
-    Conclusion, ContendedKind, Dispatch, Entered, ExecutionFilter, ExecutionRow, Fence, FenceTaken, Finish,
-    Finished, Forgotten, Leadership, LogRetention, LogStep, LoggedLine, NewContender, NewExecution,
-    NodeEvent, NodeEventKind, NodeLife, NodeSeen, PushVersion, PushedVersion, QueueLoad, QueuedContender,
-    Record, Renewal, Requeue, Rescued, RunningRow, SetAlias, Standing, StoreError, Turn, VersionRow,
+    Conclusion, ContendedKind, Dispatch, Entered, ExecutionFilter, ExecutionPage, ExecutionRow, Fence,
+    FenceTaken, Finish, Finished, Forgotten, Leadership, LogFilter, LogRetention, LogSearch, LogSlice,
+    LogStep, LoggedLine, LogsFound, NewContender, NewExecution, NodeEvent, NodeEventKind, NodeLife, NodeSeen,
+    PushVersion, PushedVersion, QueueLoad, QueuedContender, Record, Renewal, Requeue, Rescued, RunningRow,
+    SetAlias, Standing, StoreError, Turn, VersionRow,
 };
 
 /// The record in a schema of a PostgreSQL database. Dropping it closes its connections.
@@ -224,21 +226,16 @@ impl Record for Postgres {
         &self,
         tenant: &TenantId,
         filter: &ExecutionFilter,
-    ) -> Result<Vec<ExecutionRow>, StoreError> {
-        read::list_executions(&self.database, tenant, filter).await
+    ) -> Result<ExecutionPage, StoreError> {
+        list::list_executions(&self.database, tenant, filter).await
     }
 
-    async fn list_log(
-        &self,
-        execute_id: ExecuteId,
-        after: i64,
-        limit: u32,
-    ) -> Result<Vec<LoggedLine>, StoreError> {
-        log::list(&self.database, execute_id, after, limit).await
+    async fn list_log(&self, execute_id: ExecuteId, filter: &LogFilter) -> Result<LogSlice, StoreError> {
+        log::list(&self.database, execute_id, filter).await
     }
 
-    async fn list_log_tail(&self, execute_id: ExecuteId, limit: u32) -> Result<Vec<LoggedLine>, StoreError> {
-        log::list_tail(&self.database, execute_id, limit).await
+    async fn search_logs(&self, tenant: &TenantId, search: &LogSearch) -> Result<LogsFound, StoreError> {
+        log::search(&self.database, tenant, search).await
     }
 
     async fn follow_logs(

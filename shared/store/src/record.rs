@@ -10,10 +10,11 @@ use uuid::Uuid;
 
 use crate::{
     Acceptance, AliasSet, Append, Appended, BundleChange, BundleRow, ClaimAnswer, ClaimRequest, Conclusion,
-    ContendedKind, Dispatch, Entered, ExecutionFilter, ExecutionRow, Fence, FenceTaken, Finish, Finished,
-    Forgotten, Leadership, LogRetention, LogStep, LoggedLine, NewContender, NewExecution, NodeEvent,
-    NodeEventKind, NodeLife, NodeSeen, PushVersion, PushedVersion, QueueLoad, QueuedContender, Renewal,
-    Requeue, Rescued, RunningRow, SetAlias, Standing, StoreError, Turn, VersionRow,
+    ContendedKind, Dispatch, Entered, ExecutionFilter, ExecutionPage, ExecutionRow, Fence, FenceTaken,
+    Finish, Finished, Forgotten, Leadership, LogFilter, LogRetention, LogSearch, LogSlice, LogStep,
+    LoggedLine, LogsFound, NewContender, NewExecution, NodeEvent, NodeEventKind, NodeLife, NodeSeen,
+    PushVersion, PushedVersion, QueueLoad, QueuedContender, Renewal, Requeue, Rescued, RunningRow, SetAlias,
+    Standing, StoreError, Turn, VersionRow,
 };
 
 /// The record of executions, logs, models and nodes. See the [crate] for the four rules every operation keeps.
@@ -207,7 +208,7 @@ pub trait Record: Send + Sync + 'static {
         execute_id: ExecuteId,
     ) -> Result<Option<Payload>, StoreError>;
 
-    /// A page of executions, the youngest first.
+    /// A page of executions, the youngest first: looks at no more than [`domain::limits::LIST_LOOK_MAX`] of them.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -215,24 +216,20 @@ pub trait Record: Send + Sync + 'static {
         &self,
         tenant: &TenantId,
         filter: &ExecutionFilter,
-    ) -> Result<Vec<ExecutionRow>, StoreError>;
+    ) -> Result<ExecutionPage, StoreError>;
 
-    /// At most `limit` log lines of an execution after `after`, in order.
+    /// A page of an execution's log: looks at no more than [`domain::limits::LOG_LOOK_MAX`] lines.
     ///
     /// # Errors
     /// [`StoreError`].
-    async fn list_log(
-        &self,
-        execute_id: ExecuteId,
-        after: i64,
-        limit: u32,
-    ) -> Result<Vec<LoggedLine>, StoreError>;
+    async fn list_log(&self, execute_id: ExecuteId, filter: &LogFilter) -> Result<LogSlice, StoreError>;
 
-    /// The last `limit` log lines of an execution, in order.
+    /// Searches the logs of a model, the youngest execution first and the lines of each in order: looks at no more than
+    /// [`domain::limits::LOG_LOOK_MAX`] lines of [`domain::limits::SEARCH_EXECUTIONS_MAX`] executions.
     ///
     /// # Errors
     /// [`StoreError`].
-    async fn list_log_tail(&self, execute_id: ExecuteId, limit: u32) -> Result<Vec<LoggedLine>, StoreError>;
+    async fn search_logs(&self, tenant: &TenantId, search: &LogSearch) -> Result<LogsFound, StoreError>;
 
     /// For each follower (execution and the `log_id` it has seen) at most `limit_each` lines that follow: one statement
     /// for all. Followers with nothing new are left out.

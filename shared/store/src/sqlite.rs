@@ -13,6 +13,7 @@ mod contention;
 mod fail;
 mod fence;
 mod finish;
+mod list;
 mod log_day;
 mod model;
 mod node;
@@ -43,10 +44,11 @@ pub use self::status::log_status;
 use self::threads::Threads;
 use crate::{
     Acceptance, AliasSet, Append, Appended, BundleChange, BundleRow, CancelAnswer, ClaimAnswer, ClaimRequest,
-    Conclusion, ContendedKind, Dispatch, Entered, ExecutionFilter, ExecutionRow, Fence, FenceTaken, Finish,
-    Finished, Forgotten, Leadership, LogDay, LogRetention, LogStep, LoggedLine, NewContender, NewExecution,
-    NodeEvent, NodeEventKind, NodeLife, NodeSeen, PushVersion, PushedVersion, QueueLoad, QueuedContender,
-    Record, Renewal, Requeue, Rescued, RunningRow, SetAlias, Standing, StoreError, Turn, VersionRow,
+    Conclusion, ContendedKind, Dispatch, Entered, ExecutionFilter, ExecutionPage, ExecutionRow, Fence,
+    FenceTaken, Finish, Finished, Forgotten, Leadership, LogDay, LogFilter, LogRetention, LogSearch,
+    LogSlice, LogStep, LoggedLine, LogsFound, NewContender, NewExecution, NodeEvent, NodeEventKind, NodeLife,
+    NodeSeen, PushVersion, PushedVersion, QueueLoad, QueuedContender, Record, Renewal, Requeue, Rescued,
+    RunningRow, SetAlias, Standing, StoreError, Turn, VersionRow,
 };
 
 /// Where the database is.
@@ -227,22 +229,19 @@ impl Record for Sqlite {
         &self,
         tenant: &TenantId,
         filter: &ExecutionFilter,
-    ) -> Result<Vec<ExecutionRow>, StoreError> {
+    ) -> Result<ExecutionPage, StoreError> {
         let (tenant, filter) = (tenant.clone(), filter.clone());
-        self.threads.read("list_executions", move |c, _| read::list_executions(c, &tenant, &filter)).await
+        self.threads.read("list_executions", move |c, _| list::list_executions(c, &tenant, &filter)).await
     }
 
-    async fn list_log(
-        &self,
-        execute_id: ExecuteId,
-        after: i64,
-        limit: u32,
-    ) -> Result<Vec<LoggedLine>, StoreError> {
-        self.threads.read("list_log", move |c, _| read::list_log(c, execute_id, after, limit)).await
+    async fn list_log(&self, execute_id: ExecuteId, filter: &LogFilter) -> Result<LogSlice, StoreError> {
+        let filter = filter.clone();
+        self.threads.read("list_log", move |c, _| list::list_log(c, execute_id, &filter)).await
     }
 
-    async fn list_log_tail(&self, execute_id: ExecuteId, limit: u32) -> Result<Vec<LoggedLine>, StoreError> {
-        self.threads.read("list_log_tail", move |c, _| read::list_log_tail(c, execute_id, limit)).await
+    async fn search_logs(&self, tenant: &TenantId, search: &LogSearch) -> Result<LogsFound, StoreError> {
+        let (tenant, search) = (tenant.clone(), search.clone());
+        self.threads.read("search_logs", move |c, _| list::search_logs(c, &tenant, &search)).await
     }
 
     async fn follow_logs(
@@ -251,7 +250,7 @@ impl Record for Sqlite {
         limit_each: u32,
     ) -> Result<Vec<(ExecuteId, LoggedLine)>, StoreError> {
         let followers = followers.to_vec();
-        self.threads.read("follow_logs", move |c, _| read::follow_logs(c, &followers, limit_each)).await
+        self.threads.read("follow_logs", move |c, _| list::follow_logs(c, &followers, limit_each)).await
     }
 
     async fn is_log_dropped(&self, execute_id: ExecuteId) -> Result<bool, StoreError> {

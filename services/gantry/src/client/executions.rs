@@ -1,4 +1,5 @@
 use domain::State;
+use domain::limits::LIST_PAGE_MAX;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use protocol::http::{Execution, ExecutionList, Handle};
@@ -13,10 +14,7 @@ use crate::cli;
 /// # Errors
 /// [`ClientError`].
 pub async fn ps(api: &Api, args: &cli::Ps, terminal: Terminal) -> Result<(), ClientError> {
-    let mut query = vec![("limit", args.limit.to_string())];
-    query.extend(args.model.as_ref().map(|model| ("model", model.to_string())));
-    query.extend(args.state.map(|state| ("state", state.to_string())));
-    let list: ExecutionList = api.get(&["executions"], &query).await?;
+    let list = list(api, args).await?;
     if args.json {
         return terminal.json(&list);
     }
@@ -40,9 +38,33 @@ pub async fn ps(api: &Api, args: &cli::Ps, terminal: Terminal) -> Result<(), Cli
         .collect();
     terminal.write(screen::table(["EXECUTE_ID", "MODEL", "STATE", "TOOK", "AGE"], &rows).as_bytes())?;
     if list.next.is_some() {
-        terminal.note(&format!("the last {}; --limit shows more", args.limit));
+        terminal.note(&format!("the last {}; --limit shows more", list.executions.len()));
     }
     Ok(())
+}
+
+/// As many as are wanted, page by page.
+async fn list(api: &Api, args: &cli::Ps) -> Result<ExecutionList, ClientError> {
+    let mut query = Vec::new();
+    query.extend(args.model.as_ref().map(|model| ("model", model.to_string())));
+    query.extend(args.state.map(|state| ("state", state.to_string())));
+    query.extend(args.node.as_ref().map(|node| ("node", node.clone())));
+    query.extend(args.error.map(|class| ("error_class", class.to_string())));
+    query.extend(args.since.map(|since| ("from", since.0.to_string())));
+    query.extend(args.until.map(|until| ("to", until.0.to_string())));
+    let mut list = ExecutionList { executions: Vec::new(), next: None };
+    loop {
+        let wanted = args.limit as usize - list.executions.len();
+        let mut query = query.clone();
+        query.push(("limit", wanted.min(LIST_PAGE_MAX as usize).to_string()));
+        query.extend(list.next.take().map(|next| ("cursor", next)));
+        let page: ExecutionList = api.get(&["executions"], &query).await?;
+        list.executions.extend(page.executions);
+        list.next = page.next;
+        if list.next.is_none() || list.executions.len() >= args.limit as usize {
+            return Ok(list);
+        }
+    }
 }
 
 /// How long it took from acceptance to its end, or takes so far.

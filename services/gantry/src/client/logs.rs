@@ -1,3 +1,4 @@
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use domain::ExecuteId;
@@ -26,10 +27,54 @@ pub async fn logs(api: &Api, args: &cli::Logs, terminal: Terminal) -> Result<(),
     let mut style = terminal.stdout;
     style.raw = args.raw;
     let print = |row: &LogRow| if args.json { terminal.json(row) } else { terminal.say(&style.log_row(row)) };
-    if args.follow {
-        return follow(api, args.execute_id, args.after, print).await;
+    let wanted = wanted(args);
+    let mut after = args.after;
+    if args.tail.is_some() || args.before.is_some() {
+        let (rows, end) = tail(api, args, &wanted).await?;
+        rows.iter().try_for_each(print)?;
+        after = end;
+        if !args.follow {
+            return Ok(());
+        }
     }
-    pages(api, args.execute_id, args.after, print).await.map(drop)
+    if args.follow {
+        return follow(api, args.execute_id, after, &wanted, print).await;
+    }
+    pages(api, args.execute_id, after, &wanted, print).await.map(drop)
+}
+
+/// The parameters of a request for lines, all but where they are.
+type Wanted = [(&'static str, String)];
+
+fn wanted(args: &cli::Logs) -> Vec<(&'static str, String)> {
+    let mut wanted = Vec::new();
+    wanted.extend(args.lines.level.map(|level| ("level", level.to_string())));
+    wanted.extend(args.lines.text.as_ref().map(|text| ("text", text.clone())));
+    wanted.extend(args.since.map(|since| ("from", since.0.to_string())));
+    wanted.extend(args.until.map(|until| ("to", until.0.to_string())));
+    wanted
+}
+
+/// The last rows, of all or of those before one; and the `log_id` after which there are only younger ones.
+async fn tail(api: &Api, args: &cli::Logs, wanted: &Wanted) -> Result<(VecDeque<LogRow>, i64), ClientError> {
+    let id = args.execute_id.to_string();
+    let most = args.tail.unwrap_or(LOG_PAGE_MAX) as usize;
+    let (mut rows, mut before, mut end) = (VecDeque::new(), args.before, None);
+    loop {
+        let mut query = wanted.to_vec();
+        let limit = (most - rows.len()).to_string();
+        match before {
+            Some(before) => query.extend([("before", before.to_string()), ("limit", limit)]),
+            None => query.push(("tail", limit)),
+        }
+        let page: LogPage = api.get(&["executions", &id, "logs"], &query).await?;
+        let end = *end.get_or_insert(page.next_after);
+        page.lines.into_iter().rev().for_each(|row| rows.push_front(row));
+        before = page.next_before;
+        if before.is_none() || rows.len() >= most {
+            return Ok((rows, end));
+        }
+    }
 }
 
 /// Shows every row after `after` that is there now to `each`; returns the last page.
@@ -37,16 +82,16 @@ async fn pages(
     api: &Api,
     id: ExecuteId,
     mut after: i64,
+    wanted: &Wanted,
     mut each: impl FnMut(&LogRow) -> Result<(), ClientError>,
 ) -> Result<LogPage, ClientError> {
     let id = id.to_string();
     loop {
-        let query = [("after", after.to_string()), ("limit", LOG_PAGE_MAX.to_string())];
+        let mut query = wanted.to_vec();
+        query.extend([("after", after.to_string()), ("limit", LOG_PAGE_MAX.to_string())]);
         let page: LogPage = api.get(&["executions", &id, "logs"], &query).await?;
-        for row in &page.lines {
-            each(row)?;
-        }
-        if page.lines.is_empty() || page.complete {
+        page.lines.iter().try_for_each(&mut each)?;
+        if page.next_after == after || page.complete {
             return Ok(page);
         }
         after = page.next_after;
@@ -62,16 +107,17 @@ pub async fn follow(
     api: &Api,
     id: ExecuteId,
     after: i64,
+    wanted: &Wanted,
     mut each: impl FnMut(&LogRow) -> Result<(), ClientError>,
 ) -> Result<(), ClientError> {
     let mut seen = after;
     let mut trouble_since = None;
     loop {
         let before = seen;
-        let broken = match stream(api, id, &mut seen, &mut each).await {
+        let broken = match stream(api, id, &mut seen, wanted, &mut each).await {
             Ok(()) => {
                 // The end of a stream is the end of the log only if the record says so too.
-                let page = pages(api, id, seen, |row| {
+                let page = pages(api, id, seen, wanted, |row| {
                     seen = row.log_id;
                     each(row)
                 })
@@ -102,9 +148,10 @@ async fn stream(
     api: &Api,
     id: ExecuteId,
     seen: &mut i64,
+    wanted: &Wanted,
     each: &mut impl FnMut(&LogRow) -> Result<(), ClientError>,
 ) -> Result<(), ClientError> {
-    let response = open(api, id, *seen).await?;
+    let response = open(api, id, *seen, wanted).await?;
     let mut bytes = response.bytes_stream();
     let mut events = Events::default();
     let broken =
@@ -126,12 +173,13 @@ async fn stream(
     }
 }
 
-async fn open(api: &Api, id: ExecuteId, seen: i64) -> Result<Response, ClientError> {
+async fn open(api: &Api, id: ExecuteId, seen: i64, wanted: &Wanted) -> Result<Response, ClientError> {
     let id = id.to_string();
     let request = || {
         api.request(Method::GET, &["executions", &id, "logs"])
             .header(ACCEPT, "text/event-stream")
             .header("last-event-id", seen)
+            .query(wanted)
     };
     api.answer(request).await
 }

@@ -17,6 +17,7 @@ mod models;
 mod nodes;
 mod run;
 pub mod screen;
+mod search;
 
 pub use aliases::{alias, aliases, readiness};
 pub use api::Api;
@@ -29,6 +30,7 @@ pub use logs::{follow, logs};
 pub use models::{models, push, upload};
 pub use nodes::nodes;
 pub use run::{Ended, Prefer, Submission, Submitted, result, run, submit};
+pub use search::search;
 
 use std::io::{IsTerminal, Write};
 

@@ -157,7 +157,7 @@ async fn outcome(
     }
     if args.follow {
         terminal.note(&terminal.stderr.dim(&format!("accepted {id}")));
-        let follow = follow(api, id, 0, |row| {
+        let follow = follow(api, id, 0, &[], |row| {
             terminal.note(&terminal.stderr.log_row(row));
             Ok(())
         });

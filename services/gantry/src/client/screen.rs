@@ -5,7 +5,7 @@ use std::time::Duration;
 use domain::{Level, State};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
-use protocol::http::LogRow;
+use protocol::http::{FoundRow, LogRow};
 
 /// How a stream is written to.
 #[derive(Debug, Clone, Copy)]
@@ -51,7 +51,16 @@ impl Style {
 
     /// A log line: id, local time, level, text.
     pub fn log_row(self, row: &LogRow) -> String {
-        let time = row.at.to_zoned(TimeZone::system()).strftime("%H:%M:%S%.3f").to_string();
+        self.row(row, "%H:%M:%S%.3f")
+    }
+
+    /// A log line of some execution: whose it is, id, local date and time, level, text.
+    pub fn found_row(self, found: &FoundRow) -> String {
+        format!("{} {}", self.dim(&found.execute_id.to_string()), self.row(&found.row, "%m-%d %H:%M:%S%.3f"))
+    }
+
+    fn row(self, row: &LogRow, time: &str) -> String {
+        let time = row.at.to_zoned(TimeZone::system()).strftime(time).to_string();
         let text = if self.raw { row.line.clone() } else { plain(&row.line) };
         let text = match row.level {
             Level::Error => self.paint(RED, &text),

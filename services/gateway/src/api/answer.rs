@@ -7,6 +7,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use domain::{Ending, ExecuteId, State};
 use protocol::{Problem, Reply, http};
+use store::LogFilter;
 
 use crate::gateway::Gateway;
 use crate::problem::Refusal;
@@ -28,11 +29,11 @@ pub(crate) async fn ended(gateway: &Gateway, reply: &Reply) -> Response {
         | Ending::Cancelled(failure)
         | Ending::Expired(failure)
         | Ending::Dead(failure) => {
-            let lines = gateway.ports.record.list_log_tail(reply.execute_id, LAST_LINES).await;
+            let lines = gateway.ports.record.list_log(reply.execute_id, &LogFilter::tail(LAST_LINES)).await;
             let lines = lines.inspect_err(|error| {
                 tracing::warn!(execute_id = %reply.execute_id, error = bootstrap::chain(error), "cannot read the last lines");
             });
-            let lines = lines.unwrap_or_default().into_iter().map(|line| line.line).collect();
+            let lines = lines.unwrap_or_default().lines.into_iter().map(|line| line.line).collect();
             let state = reply.ending.state();
             Refusal::from(Problem::of_failure(reply.execute_id, state, reply.attempt, failure, lines))
                 .into_response()

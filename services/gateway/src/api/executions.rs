@@ -1,3 +1,4 @@
+use std::str::FromStr;
 use std::time::Duration;
 
 use axum::Json;
@@ -8,10 +9,10 @@ use axum::http::{HeaderMap, HeaderValue};
 use axum::response::{IntoResponse, Response};
 use broker::Control;
 use domain::limits::LIST_PAGE_MAX;
-use domain::{ExecuteId, ModelName, VersionSelector};
+use domain::{ErrorClass, ExecuteId, ModelName, VersionSelector};
 use protocol::{Problem, ProblemCode, Reply, http};
 use serde::Deserialize;
-use store::{CancelAnswer, Conclusion, ExecutionFilter, StoreError};
+use store::{CancelAnswer, Conclusion, ExecutionFilter, OfNode, StoreError};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
@@ -20,7 +21,11 @@ use crate::admission::{self, Segment};
 use crate::explanation;
 use crate::gateway::Gateway;
 use crate::problem::Refusal;
+use crate::reading;
 use crate::submission::{self, Submission};
+
+/// How long one request for a list looks on when it has not found a page.
+const LIST_LOOK_TIME: Duration = Duration::from_millis(100);
 
 /// The parameters of a query, or what is wrong with them.
 pub(crate) fn parameters<T>(query: Result<Query<T>, QueryRejection>) -> Result<T, Refusal> {
@@ -108,20 +113,29 @@ async fn no_version(
 pub(crate) struct ListParameters {
     model: Option<String>,
     state: Option<String>,
-    before: Option<String>,
+    node: Option<String>,
+    error_class: Option<String>,
+    from: Option<String>,
+    to: Option<String>,
+    cursor: Option<String>,
     limit: Option<u32>,
 }
 
 /// List executions
 ///
-/// The youngest first.
+/// The youngest first; what is accepted meanwhile shifts no page. A page may be short, or empty, and have a `next` all the
+/// same: few are what was asked for among those that were looked at.
 #[utoipa::path(
     get,
     path = "/v1/executions",
     params(
         ("model" = Option<String>, Query, description = "Only of this model."),
         ("state" = Option<String>, Query, description = "Only in this state."),
-        ("before" = Option<String>, Query, description = "Only ids below this one: `next` of the page before."),
+        ("node" = Option<String>, Query, description = "Only those that this node holds or held last: its name, or name and boot id as `node` shows them."),
+        ("error_class" = Option<String>, Query, description = "Only those that ended for this reason."),
+        ("from" = Option<String>, Query, description = "Only those whose ids are dated at this time (RFC 3339) or later: when they were accepted."),
+        ("to" = Option<String>, Query, description = "Only those whose ids are dated before this time."),
+        ("cursor" = Option<String>, Query, description = "`next` of the page before."),
         ("limit" = Option<u32>, Query, description = "1 to 200; 50 if absent.")
     ),
     responses(
@@ -134,22 +148,54 @@ pub(crate) async fn list_executions(
     query: Result<Query<ListParameters>, QueryRejection>,
 ) -> Result<Json<http::ExecutionList>, Refusal> {
     let parameters = parameters(query)?;
-    let limit = parameters.limit.unwrap_or(50);
-    if !(1..=LIST_PAGE_MAX).contains(&limit) {
-        let detail = format!("limit is 1 to {LIST_PAGE_MAX}, not {limit}");
-        return Err(Refusal::new(ProblemCode::Parameter, detail));
-    }
+    let limit = reading::count("limit", parameters.limit.unwrap_or(50), 1..=LIST_PAGE_MAX)?;
+    let (from, to) = reading::times(parameters.from.as_deref(), parameters.to.as_deref())?;
+    let cursor = parameters.cursor.as_deref().map(reading::list_cursor).transpose()?;
+    let (states, classes) =
+        (domain::State::ALL.map(domain::State::label), ErrorClass::ALL.map(ErrorClass::label));
     let filter = ExecutionFilter {
         model: parameters.model.as_deref().map(admission::name).transpose()?,
-        state: parameters.state.as_deref().map(admission::name).transpose()?,
-        before: parameters.before.as_deref().map(admission::execute_id).transpose()?,
+        state: parameters.state.as_deref().map(|text| one_of("state", text, &states)).transpose()?,
+        node: parameters.node.as_deref().map(of_node).transpose()?,
+        error_class: parameters
+            .error_class
+            .as_deref()
+            .map(|text| one_of("error_class", text, &classes))
+            .transpose()?,
+        from: from.map(reading::id_at),
+        before: [to.map(reading::id_at), cursor].into_iter().flatten().min(),
         limit,
     };
-    let rows = gateway.ports.record.list_executions(&gateway.tenant, &filter).await?;
-    let executions: Vec<_> = rows.into_iter().map(|row| row.execution).collect();
-    let is_full = executions.len() == limit as usize;
-    let next = executions.last().filter(|_| is_full).map(|last| last.execute_id);
-    Ok(Json(http::ExecutionList { executions, next }))
+    Ok(Json(list(&gateway, filter).await?))
+}
+
+fn one_of<T: FromStr>(name: &str, text: &str, allowed: &[&str]) -> Result<T, Refusal> {
+    text.parse()
+        .map_err(|_| reading::refuse(format!("{name} is one of {}, not {text:?}", allowed.join(", "))))
+}
+
+fn of_node(text: &str) -> Result<OfNode, Refusal> {
+    if text.contains('@') {
+        return admission::name(text).map(OfNode::Life);
+    }
+    admission::name(text).map(OfNode::Named)
+}
+
+/// Looks until there is a page, or nothing more to look at, or for as long as one request may.
+async fn list(gateway: &Gateway, mut filter: ExecutionFilter) -> Result<http::ExecutionList, StoreError> {
+    let begin = Instant::now();
+    let most = filter.limit;
+    let mut list = http::ExecutionList { executions: Vec::new(), next: None };
+    loop {
+        let page = gateway.ports.record.list_executions(&gateway.tenant, &filter).await?;
+        list.executions.extend(page.executions.into_iter().map(|row| row.execution));
+        list.next = page.next.map(|next| next.to_string());
+        filter.limit = most - u32::try_from(list.executions.len()).unwrap_or(most).min(most);
+        if filter.limit == 0 || page.next.is_none() || begin.elapsed() >= LIST_LOOK_TIME {
+            return Ok(list);
+        }
+        filter.before = page.next;
+    }
 }
 
 #[derive(Deserialize)]

@@ -9,6 +9,7 @@ mod logs;
 mod models;
 mod nodes;
 mod scaling;
+mod search;
 
 use std::sync::LazyLock;
 
@@ -49,6 +50,7 @@ fn routes() -> OpenApiRouter<Gateway> {
         .routes(routes!(executions::get_result))
         .routes(routes!(executions::cancel))
         .routes(routes!(logs::get_logs))
+        .routes(routes!(search::search_logs))
         .routes(routes!(contests::explain_execution))
         .routes(routes!(contests::list_limits))
         .routes(routes!(contests::get_limit))

@@ -67,7 +67,7 @@ async fn a_bad_header_or_parameter_is_refused_with_its_code() {
         "/v1/executions?sort=name;DROP%20TABLE",
         "/v1/executions?state=done",
         "/v1/executions?model=%27%20OR%201=1--",
-        "/v1/executions?before=x",
+        "/v1/executions?cursor=x",
         "/v1/executions/x",
         "/v1/executions/..%2f..%2fetc%2fpasswd/logs",
         "/v1/executions/9f0a3f8e-2f3b-4c8e-9d7a-5b1f0c2d3e4f",

@@ -11,4 +11,5 @@ mod inputs;
 mod logs;
 mod models;
 mod nodes;
+mod pages;
 mod server;

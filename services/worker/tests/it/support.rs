@@ -19,7 +19,7 @@ use domain::{
 use protocol::http::Execution;
 use protocol::{RawMessage, Reply, ReplyAddress, Request};
 use store::sqlite::{Sqlite, SqliteConfig};
-use store::{LoggedLine, PushVersion, Record};
+use store::{LogFilter, LoggedLine, PushVersion, Record};
 use tempfile::TempDir;
 use testkit::{eventually, eventually_some};
 use tokio::sync::{Mutex, mpsc};
@@ -253,7 +253,7 @@ impl World {
         let mut log: Vec<LoggedLine> = Vec::new();
         loop {
             let after = log.last().map_or(0, |line| line.log_id);
-            let page = self.record.list_log(execute_id, after, 1_000).await.unwrap();
+            let page = self.record.list_log(execute_id, &LogFilter::after(after, 1_000)).await.unwrap().lines;
             if page.is_empty() {
                 let ids: Vec<i64> = log.iter().map(|line| line.log_id).collect();
                 let dense: Vec<i64> = (1..).take(ids.len()).collect();

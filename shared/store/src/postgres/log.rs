@@ -1,14 +1,15 @@
 //! Log lines, in and out.
 
-use domain::{ExecuteId, LogLine};
+use domain::limits::{LOG_LOOK_MAX, SEARCH_EXECUTIONS_MAX};
+use domain::{ExecuteId, LogLine, TenantId};
 use jiff::Timestamp;
 use tokio_postgres::Row;
 use uuid::Uuid;
 
-use super::client::{Database, statement};
+use super::client::{Database, Parameters, statement};
 use super::fence::Fences;
 use super::row::{Columns, columns};
-use crate::{Append, Appended, LoggedLine, StoreError};
+use crate::{Append, Appended, LogFilter, LogSearch, LogSlice, LoggedLine, LogsFound, StoreError};
 
 /// Lines as the arrays of a statement.
 #[derive(Default)]
@@ -93,22 +94,73 @@ fn logged(row: &Row) -> Result<LoggedLine, StoreError> {
 pub(super) async fn list(
     database: &Database,
     execute_id: ExecuteId,
-    after: i64,
-    limit: u32,
-) -> Result<Vec<LoggedLine>, StoreError> {
-    let parameters = (execute_id.as_uuid(), i64::from(limit));
-    let rows = database.rows(&statement!("list_log"), &[&parameters.0, &after, &parameters.1]).await?;
-    rows.iter().map(logged).collect()
+    filter: &LogFilter,
+) -> Result<LogSlice, StoreError> {
+    let (id, before) = (execute_id.as_uuid(), filter.before_or_end());
+    // One more than the page holds tells whether there is one.
+    let limit = filter.page_limit() as i64 + 1;
+    let (look, levels) = (i64::from(LOG_LOOK_MAX), filter.lines.levels());
+    let plain: &Parameters<'_> = &[&id, &filter.after, &before, &limit];
+    let lines = &filter.lines;
+    let filtered: &Parameters<'_> =
+        &[&id, &filter.after, &before, &limit, &look, &levels, &lines.text, &lines.from, &lines.to];
+    let (statement, parameters) = match (lines.is_any(), filter.from_end) {
+        (true, false) => (statement!("list_log"), plain),
+        (true, true) => (statement!("list_log_tail"), plain),
+        (false, false) => (statement!("filter_log"), filtered),
+        (false, true) => (statement!("filter_log_tail"), filtered),
+    };
+    let rows = database.rows(&statement, parameters).await?;
+    let found = rows.iter().map(|row| Ok((logged(row)?, Columns(row).get("is_wanted")?)));
+    let is_cut = rows.last().map_or(Ok(false), |row| Columns(row).get("is_cut"))?;
+    Ok(filter.slice(found.collect::<Result<_, StoreError>>()?, is_cut))
 }
 
-pub(super) async fn list_tail(
+pub(super) async fn search(
     database: &Database,
-    execute_id: ExecuteId,
-    limit: u32,
-) -> Result<Vec<LoggedLine>, StoreError> {
-    let (id, limit) = (execute_id.as_uuid(), i64::from(limit));
-    let rows = database.rows(&statement!("list_log_tail"), &[&id, &limit]).await?;
-    rows.iter().rev().map(logged).collect()
+    tenant: &TenantId,
+    search: &LogSearch,
+) -> Result<LogsFound, StoreError> {
+    let (first, last) = search.range();
+    let most = SEARCH_EXECUTIONS_MAX;
+    let rows = database
+        .rows(
+            &statement!("list_logged"),
+            &[
+                &tenant.as_str(),
+                &search.model.as_str(),
+                &first.as_uuid(),
+                &search.before.map(ExecuteId::as_uuid),
+                &last.map(ExecuteId::as_uuid),
+                &i64::from(most),
+            ],
+        )
+        .await?;
+    let executions =
+        rows.iter().map(|row| Ok((Columns(row).execute_id()?, Columns(row).get("last_log_id")?)));
+    let spans = search.spans(&executions.collect::<Result<Vec<_>, StoreError>>()?, most);
+    if spans.list.is_empty() {
+        return Ok(search.found(Vec::new(), &spans));
+    }
+    let (ids, after, upto) = columns!(spans.list => |span| span.execute_id.as_uuid(), span.after, span.upto);
+    let lines = &search.lines;
+    let rows = database
+        .rows(
+            &statement!("search_logs"),
+            &[
+                &ids,
+                &after,
+                &upto,
+                &(search.page_limit() as i64),
+                &lines.levels(),
+                &lines.text,
+                &lines.from,
+                &lines.to,
+            ],
+        )
+        .await?;
+    let lines = rows.iter().map(|row| Ok((Columns(row).execute_id()?, logged(row)?)));
+    Ok(search.found(lines.collect::<Result<_, StoreError>>()?, &spans))
 }
 
 pub(super) async fn follow(

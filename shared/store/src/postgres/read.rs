@@ -1,15 +1,15 @@
 //! Reading executions.
 
-use domain::{Ending, ExecuteId, NodeId, Payload, State, TenantId, limits};
+use domain::{Ending, ExecuteId, NodeId, Payload, TenantId};
 use protocol::http::Execution;
 use tokio_postgres::Row;
 use uuid::Uuid;
 
 use super::client::{Database, statement};
 use super::row::{Columns, conclusions};
-use crate::{Conclusion, ExecutionFilter, ExecutionRow, StoreError};
+use crate::{Conclusion, ExecutionRow, StoreError};
 
-fn execution(row: &Row) -> Result<ExecutionRow, StoreError> {
+pub(super) fn execution(row: &Row) -> Result<ExecutionRow, StoreError> {
     let row = Columns(row);
     let execution = Execution {
         execute_id: row.execute_id()?,
@@ -71,28 +71,6 @@ pub(super) async fn find_input(
     let of = (tenant.as_str(), execute_id.as_uuid());
     let rows = database.rows(&statement!("find_input"), &[&of.0, &of.1]).await?;
     rows.first().map_or(Ok(None), |row| Columns(row).payload("input_type", "input"))
-}
-
-pub(super) async fn list_executions(
-    database: &Database,
-    tenant: &TenantId,
-    filter: &ExecutionFilter,
-) -> Result<Vec<ExecutionRow>, StoreError> {
-    let state = filter.state.map(State::label);
-    let before = filter.before.map(ExecuteId::as_uuid);
-    let limit = i64::from(filter.limit.min(limits::LIST_PAGE_MAX));
-    let tenant = tenant.as_str();
-    let rows = match &filter.model {
-        None => {
-            let statement = statement!("list_executions");
-            database.rows(&statement, &[&tenant, &state, &before, &limit]).await?
-        }
-        Some(model) => {
-            let statement = statement!("list_executions_of_model");
-            database.rows(&statement, &[&tenant, &state, &before, &limit, &model.as_str()]).await?
-        }
-    };
-    rows.iter().map(execution).collect()
 }
 
 pub(super) async fn count_running(database: &Database) -> Result<Vec<(NodeId, u32)>, StoreError> {

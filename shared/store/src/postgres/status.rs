@@ -116,7 +116,8 @@ async fn sample(
 /// How many lines a read of an execution's log brings, and how many pages it touches.
 async fn explain(alone: &Alone, id: Uuid) -> Result<(f64, f64), Error> {
     let sql = format!(
-        "explain (analyze, buffers, timing off, format json) execute list_log ('{id}', 0, {READ_LINES})"
+        "explain (analyze, buffers, timing off, format json) execute list_log ('{id}', 0, {}, {READ_LINES})",
+        i64::MAX
     );
     let plans: Value = alone.client.query_one(&sql, &[]).await?.get(0);
     let plan = &plans[0]["Plan"];

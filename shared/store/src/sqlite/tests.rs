@@ -137,7 +137,7 @@ async fn what_was_answered_is_in_the_files() {
         std::fs::copy(env.directory.path().join(file), killed.path().join(file)).unwrap();
     }
     let record = Sqlite::open(&at(killed.path())).unwrap();
-    assert_eq!(record.list_log(id, 0, 10).await.unwrap().len(), 1);
+    assert_eq!(record.list_log(id, &LogFilter::after(0, 10)).await.unwrap().lines.len(), 1);
     let ending = record.find_ending(&TenantId::default(), id).await.unwrap();
     assert_eq!(ending.map(|(_, ending)| ending.state()), Some(State::Succeeded));
     assert_eq!(record.find_input(&new.tenant, new.execute_id).await.unwrap(), Some(input()));

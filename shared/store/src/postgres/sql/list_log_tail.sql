@@ -1,3 +1,3 @@
--- The end of an execution's log, the last line first. $1 execute_id, $2 at most so many.
-select log_id, attempt, level, at, line, continues
-from log where execute_id = $1::uuid order by log_id desc limit $2::int8
+-- The last lines of a part of an execution's log, the last line first. Parameters as of list_log.
+select log_id, attempt, level, at, line, continues, true as is_wanted, false as is_cut
+from log where execute_id = $1::uuid and log_id > $2::int8 and log_id < $3::int8 order by log_id desc limit $4::int8

@@ -28,7 +28,7 @@ pub async fn an_execution_is_recorded_once_and_its_repeat_says_the_same(env: Env
         assert_eq!(env.accept(&new).await, Acceptance::Recorded);
     }
     assert_eq!(env.row(new.execute_id).await.state, State::Queued);
-    assert_eq!(env.record.list_executions(&new.tenant, &page()).await.unwrap().len(), 1);
+    assert_eq!(env.record.list_executions(&new.tenant, &page()).await.unwrap().executions.len(), 1);
 }
 
 fn page() -> store::ExecutionFilter {
@@ -113,7 +113,7 @@ pub async fn many_callers_at_once_with_one_key_are_one_execution(env: Env) {
     }
     assert_eq!(recorded.len(), 1);
     assert_eq!(attached, vec![recorded[0]; 199]);
-    let rows = env.record.list_executions(&TenantId::default(), &page()).await.unwrap();
+    let rows = env.record.list_executions(&TenantId::default(), &page()).await.unwrap().executions;
     assert_eq!(rows.len(), 1);
 }
 

@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use protocol::{ReplyAddress, Request};
 use store::{
     Acceptance, Append, Claim, ClaimAnswer, ClaimRequest, Conclusion, Fence, FenceTaken, Finish, Finished,
-    NewExecution, Record, Requeue, Settlement,
+    LogFilter, NewExecution, Record, Requeue, Settlement,
 };
 use uuid::Uuid;
 
@@ -127,7 +127,7 @@ impl Env {
 
     /// All lines of an execution, as numbers and texts.
     pub async fn log(&self, execute_id: ExecuteId) -> Vec<(i64, String)> {
-        let lines = self.record.list_log(execute_id, 0, 1_000).await.unwrap();
+        let lines = self.record.list_log(execute_id, &LogFilter::after(0, 1_000)).await.unwrap().lines;
         lines.into_iter().map(|line| (line.log_id, line.line)).collect()
     }
 }

@@ -1,5 +1,3 @@
-use domain::Level;
-use jiff::Timestamp;
 use store::{Appended, Settlement};
 
 use super::{Env, append, finish, succeeded};
@@ -79,22 +77,6 @@ pub async fn one_stale_batch_leaves_the_others_alone(env: Env) {
     assert_eq!(answers, [stored(2), Appended::Stale, stored(1)]);
     assert_eq!(env.log(first.execute_id).await, []);
     assert_eq!(env.log(third.execute_id).await, [(1, "x".to_owned()), (2, "y".to_owned())]);
-}
-
-pub async fn a_page_of_a_log_and_its_tail_are_in_order(env: Env) {
-    let (new, _) = env.running().await;
-    let mut batch = append(&new, 1, 0, &["1", "2", "3", "4", "5", "6", "7", "8", "9"]);
-    batch.lines[2].level = Level::Error;
-    batch.lines[2].continues = true;
-    env.record.append(&[batch]).await.unwrap();
-    let numbers = |page: &[store::LoggedLine]| page.iter().map(|line| line.log_id).collect::<Vec<_>>();
-    let page = env.record.list_log(new.execute_id, 2, 3).await.unwrap();
-    assert_eq!(numbers(&page), [3, 4, 5]);
-    assert_eq!((page[0].level, page[0].continues, page[0].attempt), (Level::Error, true, 1));
-    assert_eq!(page[0].at, Timestamp::from_microsecond(1_700_000_000_000_001).unwrap());
-    assert_eq!((page[1].level, page[1].continues), (Level::Info, false));
-    assert_eq!(numbers(&env.record.list_log(new.execute_id, 9, 3).await.unwrap()), Vec::<i64>::new());
-    assert_eq!(numbers(&env.record.list_log_tail(new.execute_id, 2).await.unwrap()), [8, 9]);
 }
 
 pub async fn followers_get_what_they_have_not_seen(env: Env) {

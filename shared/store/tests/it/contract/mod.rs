@@ -7,13 +7,16 @@ mod env;
 mod fences;
 mod finish;
 mod life;
+mod lists;
 mod log;
 mod models;
 mod nodes;
 mod on_postgres;
 mod on_sqlite;
+mod pages;
 mod reading;
 mod retention;
+mod search;
 mod sweeps;
 
 pub use contention::contender;
@@ -77,7 +80,6 @@ contract! {
         the_log_guard_refuses_a_stale_attempt,
         the_log_guard_refuses_what_no_longer_runs,
         one_stale_batch_leaves_the_others_alone,
-        a_page_of_a_log_and_its_tail_are_in_order,
         followers_get_what_they_have_not_seen,
     ;
     finish:
@@ -135,7 +137,6 @@ contract! {
     reading:
         a_row_reads_back_as_it_was_written,
         endings_are_looked_up_for_all_who_wait,
-        executions_are_listed_youngest_first_in_pages,
         the_record_answers_a_ping,
     ;
     retention:
@@ -144,6 +145,24 @@ contract! {
         what_may_still_be_written_stays_however_old_or_large_it_is,
         a_stale_fence_seals_drops_and_forgets_nothing,
         executions_that_ended_long_ago_are_forgotten_some_at_a_time,
+    ;
+    lists:
+        executions_are_listed_youngest_first_in_pages,
+        a_list_holds_what_every_filter_lets_through,
+        what_came_meanwhile_shifts_no_page,
+        a_list_that_finds_little_says_how_far_it_got,
+    ;
+    pages:
+        a_page_of_a_log_and_its_tail_are_in_order,
+        pages_lead_forwards_and_backwards_over_every_line_once,
+        lines_are_found_by_level_text_and_time,
+        a_page_that_finds_little_says_how_far_it_got,
+    ;
+    search:
+        a_search_finds_lines_of_one_model_the_youngest_execution_first,
+        pages_of_a_search_hold_every_line_once,
+        a_search_keeps_to_its_range_of_ids_and_its_tenant,
+        a_search_that_finds_little_says_how_far_it_got,
     ;
     models:
         versions_are_numbered_and_latest_moves,

@@ -2,9 +2,9 @@ use std::time::Duration;
 
 use domain::{ExecuteId, State};
 use jiff::Timestamp;
-use store::{ExecutionFilter, NewExecution};
+use store::NewExecution;
 
-use super::{Env, claim_of, new_execution, succeeded};
+use super::{Env, new_execution, succeeded};
 
 pub async fn a_row_reads_back_as_it_was_written(env: Env) {
     let deadline = Timestamp::from_second(Timestamp::now().as_second() + 600).unwrap();
@@ -41,36 +41,6 @@ pub async fn endings_are_looked_up_for_all_who_wait(env: Env) {
     assert_eq!(found, conclusion.ending.map(|ending| (1, ending)));
     let stranger = "stranger".parse().unwrap();
     assert_eq!(env.record.find_ending(&stranger, ended.execute_id).await.unwrap(), None);
-}
-
-pub async fn executions_are_listed_youngest_first_in_pages(env: Env) {
-    let now = u64::try_from(Timestamp::now().as_millisecond()).unwrap();
-    let all: Vec<_> = (0..7)
-        .map(|n| NewExecution {
-            execute_id: ExecuteId::new(now + n),
-            model: if n % 2 == 0 { "even" } else { "odd" }.parse().unwrap(),
-            ..new_execution()
-        })
-        .collect();
-    env.record.accept(&all).await.unwrap();
-    env.claim(&claim_of(&all[4])).await;
-    let list = async |filter: ExecutionFilter| {
-        let rows = env.record.list_executions(&all[0].tenant, &filter).await.unwrap();
-        let place = |id| all.iter().position(|new| new.execute_id == id).unwrap();
-        rows.into_iter().map(|row| place(row.execution.execute_id)).collect::<Vec<_>>()
-    };
-    let page = ExecutionFilter { limit: 3, ..ExecutionFilter::default() };
-    assert_eq!(list(page.clone()).await, [6, 5, 4]);
-    let next = ExecutionFilter { before: Some(all[4].execute_id), ..page.clone() };
-    assert_eq!(list(next).await, [3, 2, 1]);
-    let even = ExecutionFilter { model: Some("even".parse().unwrap()), ..page.clone() };
-    assert_eq!(list(even.clone()).await, [6, 4, 2]);
-    let running = ExecutionFilter { state: Some(State::Running), ..page.clone() };
-    assert_eq!(list(running).await, [4]);
-    let both = ExecutionFilter { state: Some(State::Queued), before: Some(all[6].execute_id), ..even };
-    assert_eq!(list(both).await, [2, 0]);
-    let stranger = "stranger".parse().unwrap();
-    assert_eq!(env.record.list_executions(&stranger, &page).await.unwrap(), []);
 }
 
 pub async fn the_record_answers_a_ping(env: Env) {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use store::postgres::{Postgres, PostgresConfig};
-use store::{Appended, Finished, Record, Recovery, StoreError};
+use store::{Appended, Finished, LogFilter, Record, Recovery, StoreError};
 use testkit::{Fault, Proxy, fresh_name, servers};
 use tokio::net::TcpListener;
 use tokio::time::{Instant, timeout};
@@ -100,9 +100,10 @@ async fn lost_answers_neither_lose_nor_double_anything() {
     let all = join_all((0..EXECUTIONS).map(run)).await;
     proxy.set(Fault::Pass);
     assert!(proxy.dropped_answers() > 0, "nothing was lost");
+    let page = LogFilter::after(0, 1_000);
     for new in all {
-        let log = until_known(|| record.list_log(new.execute_id, 0, 1_000)).await;
-        let counters: Vec<_> = log.iter().map(|line| (line.log_id, line.line.clone())).collect();
+        let log = until_known(|| record.list_log(new.execute_id, &page)).await;
+        let counters: Vec<_> = log.lines.iter().map(|line| (line.log_id, line.line.clone())).collect();
         assert_eq!(counters, (0..=LINES).map(|n| (n + 1, n.to_string())).collect::<Vec<_>>());
     }
 }
