@@ -21,6 +21,7 @@ mod fail;
 mod fence;
 mod list;
 mod log;
+mod log_copy;
 mod log_day;
 mod migrate;
 mod model;

@@ -8,6 +8,7 @@ use uuid::Uuid;
 
 use super::client::{Database, Parameters, statement};
 use super::fence::Fences;
+use super::log_copy;
 use super::row::{Columns, columns};
 use crate::{Append, Appended, LogFilter, LogSearch, LogSlice, LoggedLine, LogsFound, StoreError};
 
@@ -47,7 +48,13 @@ pub(super) fn count(lines: &[LogLine]) -> i64 {
     i64::try_from(lines.len()).unwrap_or(i64::MAX)
 }
 
+/// From so many lines on a COPY is faster than a statement with arrays, though it takes a transaction of four round trips.
+const COPY_LINES: usize = 2_000;
+
 pub(super) async fn append(database: &Database, batch: &[Append]) -> Result<Vec<Appended>, StoreError> {
+    if batch.iter().map(|append| append.lines.len()).sum::<usize>() >= COPY_LINES {
+        return log_copy::append(database, batch).await;
+    }
     let (ids, attempts, bases, counts) = columns!(batch => |append|
         append.execute_id.as_uuid(), append.attempt, append.base, count(&append.lines));
     let fences = Fences::of(batch.iter().map(|append| append.fence.as_ref()));
@@ -72,11 +79,12 @@ pub(super) async fn append(database: &Database, batch: &[Append]) -> Result<Vec<
             ],
         )
         .await?;
-    let answer = |(append, row): (&Append, &Row)| {
-        let last_log_id = append.base + count(&append.lines);
-        if row.get(0) { Appended::Stored { last_log_id } } else { Appended::Stale }
-    };
-    Ok(batch.iter().zip(&rows).map(answer).collect())
+    Ok(batch.iter().zip(&rows).map(|(append, row)| answer(append, row.get(0))).collect())
+}
+
+pub(super) fn answer(append: &Append, is_stored: bool) -> Appended {
+    let last_log_id = append.base + count(&append.lines);
+    if is_stored { Appended::Stored { last_log_id } } else { Appended::Stale }
 }
 
 fn logged(row: &Row) -> Result<LoggedLine, StoreError> {

@@ -46,7 +46,6 @@ stored as (
     from unnest($5::int8[], $6::int8[], $7::text[], $8::timestamptz[], $9::text[], $10::bool[])
             as l (place, log_id, level, at, line, continues)
         join dealt d using (place)
-    order by d.execute_id, l.log_id
 )
 select d.place is not null or coalesce(w.is_repeat, false)
 from wanted w left join dealt d using (place)
