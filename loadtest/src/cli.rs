@@ -10,6 +10,7 @@ use crate::handover::Handover;
 use crate::load::{Load, Pattern};
 use crate::locks::Locks;
 use crate::logs::Logs;
+use crate::peers::Peers;
 use crate::slo::Slo;
 
 /// Offers load to Gantry, says what became of every call, and measures in the same run what this machine does at most.
@@ -28,6 +29,7 @@ use crate::slo::Slo;
   loadtest amqp --model echo --rate 200 --duration 30 --json amqp.json --slo 'p99<50ms'
   loadtest run loadtest/scenarios/mix.toml
   loadtest ceiling --concurrency 256
+  loadtest peers --concurrency 64,256 --duration 10
   loadtest locks --keys 5 --workers 4 --executions 2000
   loadtest handover --contenders 2,16,64
   loadtest logs write --executions 100
@@ -52,6 +54,7 @@ pub enum Command {
     Run(RunScenario),
     /// Measure what this machine does at most without Gantry: bare drivers, same payload and concurrency
     Ceiling(MeasureCeiling),
+    Peers(Peers),
     Locks(Locks),
     Handover(Handover),
     Logs(Logs),

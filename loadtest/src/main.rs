@@ -15,6 +15,7 @@ mod locks;
 mod logs;
 mod offer;
 mod pace;
+mod peers;
 mod report;
 mod run;
 mod scenario;
@@ -60,6 +61,7 @@ async fn execute(command: Command) -> anyhow::Result<bool> {
         Command::Amqp(calls) => run::calls(calls, Mode::Amqp).await,
         Command::Run(args) => run::scenario(&args).await,
         Command::Ceiling(args) => run::ceiling(&args).await,
+        Command::Peers(args) => peers::run(args).await,
         Command::Locks(args) => locks::run(args).await,
         Command::Logs(args) => logs::run(args).await,
         Command::Handover(args) => handover::run(args).await,

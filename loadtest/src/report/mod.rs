@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::accounting::Accounting;
 use crate::ceiling::Ceiling;
 use crate::cli::Output;
+use crate::peers::Comparison;
 use crate::slo::{Figure, Slo, Verdict};
 use crate::stages::Stage;
 
@@ -32,6 +33,9 @@ pub struct Report {
     pub machine: Machine,
     /// The loads, in the order they were offered.
     pub runs: Vec<Run>,
+    /// Other systems, if they were measured beside it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peers: Option<Comparison>,
 }
 
 /// What the load test and what it measured ran on.
@@ -159,7 +163,14 @@ impl Report {
     /// A report of `runs` as of now.
     pub fn new(title: &str, runs: Vec<Run>) -> Self {
         let command = command(std::env::args());
-        Self { title: title.to_owned(), at: Timestamp::now(), command, machine: Machine::this(), runs }
+        Self {
+            title: title.to_owned(),
+            at: Timestamp::now(),
+            command,
+            machine: Machine::this(),
+            runs,
+            peers: None,
+        }
     }
 
     /// Was every promise kept, and does every SLO hold?
