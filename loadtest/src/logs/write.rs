@@ -25,6 +25,9 @@ pub struct Write {
     /// How many lines each hands over at once; a worker hands over up to 500
     #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u32).range(1..=5_000))]
     batch: u32,
+    /// How many bytes the writer sends in one batch at most
+    #[arg(long, default_value_t = WriterConfig::default().bytes_max)]
+    batch_bytes: usize,
     /// For how long each round writes, in seconds
     #[arg(long, default_value_t = 4)]
     seconds: u64,
@@ -46,7 +49,8 @@ pub async fn run(args: Write) -> anyhow::Result<bool> {
 async fn measure(args: &Write, database: &mut Database) -> anyhow::Result<bool> {
     let record: Arc<dyn Record> = Arc::new(database.record().await?);
     let client = database.client().await?;
-    let (writer, task) = Writer::new(Arc::clone(&record), WriterConfig::default());
+    let config = WriterConfig { bytes_max: args.batch_bytes, ..WriterConfig::default() };
+    let (writer, task) = Writer::new(Arc::clone(&record), config);
     let mut writing = JoinSet::new();
     writing.spawn(task.run());
     let mut executions = begin(record.as_ref(), args.executions).await?;
@@ -92,7 +96,7 @@ async fn measure(args: &Write, database: &mut Database) -> anyhow::Result<bool> 
         "{by_writer:.0} bytes per line on the disk, {by_copy:.0} by COPY; {all} lines there of {expected} written"
     );
     args.place.keep(&json!({
-        "executions": args.executions, "batch": args.batch, "chars": args.place.chars, "rounds": rounds,
+        "executions": args.executions, "batch": args.batch, "batch_bytes": args.batch_bytes, "chars": args.place.chars, "rounds": rounds,
         "share": share, "bytes_per_line": by_writer, "bytes_per_line_copy": by_copy, "lines": all, "written": expected,
     }))?;
     Ok(all == expected)

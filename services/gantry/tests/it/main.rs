@@ -6,3 +6,4 @@ mod client;
 mod configuration;
 mod dev;
 mod harness;
+mod store_status;

@@ -1,6 +1,6 @@
-use store::{Appended, Settlement};
+use store::{Append, Appended, Settlement};
 
-use super::{Env, append, finish, succeeded};
+use super::{Env, append, fence, finish, succeeded};
 
 pub async fn lines_are_numbered_without_gaps_over_batches_and_attempts(env: Env) {
     let (new, claim) = env.running().await;
@@ -95,4 +95,34 @@ pub async fn followers_get_what_they_have_not_seen(env: Env) {
     assert_eq!(followed.len(), 4);
     let followed = env.record.follow_logs(&[(first.execute_id, 0)], 2).await.unwrap();
     assert_eq!(followed.iter().map(|(_, line)| line.log_id).collect::<Vec<_>>(), [1, 2]);
+}
+
+pub async fn a_batch_of_thousands_of_lines_is_stored_like_a_small_one(env: Env) {
+    let ((first, _), (stale, _), (second, _)) =
+        (env.running().await, env.running().await, env.running().await);
+    let texts: Vec<String> = (1..=1_800).map(|n| format!("line {n} \u{e9}\t\"")).collect();
+    let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+    let fenced = fence("k", 0, 1);
+    let batch = [
+        append(&first, 1, 0, &texts),
+        append(&stale, 2, 0, &texts),
+        Append { fence: Some(fenced.clone()), ..append(&second, 1, 0, &texts) },
+    ];
+    let stored = Appended::Stored { last_log_id: 1_800 };
+    assert_eq!(env.record.append(&batch).await.unwrap(), [stored, Appended::Stale, Appended::Stale]);
+    env.record.take_fence(&second.tenant, &fenced, second.execute_id, 1).await.unwrap();
+    assert_eq!(env.record.append(&batch).await.unwrap(), [stored, Appended::Stale, stored], "again");
+    assert_eq!(env.record.append(&batch).await.unwrap(), [stored, Appended::Stale, stored], "and again");
+    assert_eq!(env.log(stale.execute_id).await, []);
+    for new in [&first, &second] {
+        let page = env.log(new.execute_id).await;
+        let expected: Vec<_> = (1..=1_000).zip(texts.iter().map(|text| (*text).to_owned())).collect();
+        assert_eq!(page, expected);
+        assert_eq!(env.row(new.execute_id).await.log_lines, 1_800);
+    }
+    let mut late = append(&first, 1, 1_800, &texts);
+    late.lines[7].text = "\0".to_owned();
+    let refused = env.record.append(&[late, append(&second, 1, 1_800, &texts)]).await.unwrap_err();
+    assert_eq!(refused.recovery(), store::Recovery::Permanent);
+    assert_eq!(env.row(second.execute_id).await.log_lines, 1_800, "nothing of it is stored");
 }

@@ -76,6 +76,7 @@ contract! {
     log:
         lines_are_numbered_without_gaps_over_batches_and_attempts,
         a_repeated_batch_is_stored_once,
+        a_batch_of_thousands_of_lines_is_stored_like_a_small_one,
         a_batch_with_another_base_is_stale,
         the_log_guard_refuses_a_stale_attempt,
         the_log_guard_refuses_what_no_longer_runs,
