@@ -141,9 +141,9 @@ async fn make(
         let mut sealing = Duration::ZERO;
         if is_over {
             let began = Instant::now();
-            match record.seal_log(FENCE).await? {
-                LogStep::Done(LogDay { day: sealed, .. }) if sealed == day => {}
-                other => bail!("{day} was not sealed but {other:?}"),
+            let step = record.seal_log(FENCE).await?;
+            if !matches!(&step, LogStep::Done(LogDay { day: sealed, .. }) if *sealed == day) {
+                bail!("{day} was not sealed but {step:?}");
             }
             sealing = began.elapsed();
         }

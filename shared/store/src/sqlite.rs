@@ -39,6 +39,7 @@ use protocol::{NodeInfo, NodeSettings};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use self::log_day::Dropped;
 use self::node::Upkeep;
 pub use self::status::log_status;
 use self::threads::Threads;
@@ -466,20 +467,23 @@ impl Record for Sqlite {
             Some(_) => self.threads.read("drop_log", |c, _| log_day::bytes(c)).await?,
             None => 0,
         };
-        let mut dropped = None;
+        let (mut keep, mut done) = (keep, None);
         loop {
             let step = move |c: &_, now| log_day::drop_some(c, now, fence, keep, bytes);
-            let Some((day, lines)) = self.threads.write("drop_log", step).await? else {
-                return Ok(LogStep::Stale);
+            let (day, lines, is_last) = match self.threads.write("drop_log", step).await? {
+                Dropped::Stale => return Ok(LogStep::Stale),
+                Dropped::Nothing => break,
+                Dropped::Some(day, lines) => (day, lines, false),
+                Dropped::Last(day, lines) => (day, lines, true),
             };
-            let Some(day) = day else { break };
-            let done = dropped.get_or_insert(LogDay { day, lines: 0, bytes: 0 });
-            done.lines += lines;
-            if lines < log_day::LINES_MAX {
+            done.get_or_insert(LogDay { day, lines: 0, bytes: 0 }).lines += lines;
+            if is_last {
                 break;
             }
+            // From here on only what has begun.
+            keep = LogRetention::default();
         }
-        Ok(dropped.map_or(LogStep::Nothing, LogStep::Done))
+        Ok(done.map_or(LogStep::Nothing, LogStep::Done))
     }
 
     async fn forget_executions(

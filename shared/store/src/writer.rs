@@ -21,6 +21,8 @@ use crate::{
 const ACCEPT_BUDGET: Duration = Duration::from_secs(3);
 /// How long a claim is repeated: its delivery waits meanwhile.
 const CLAIM_BUDGET: Duration = Duration::from_secs(10);
+/// The most bytes in a batch of log lines: a larger one is no faster, and whoever has one line waits longer for it.
+const APPEND_BYTES_MAX: usize = 2 << 20;
 /// What a row costs beside its payload, in bytes.
 const ROW_BYTES: usize = 512;
 
@@ -88,7 +90,8 @@ impl Writer {
     pub fn new(record: Arc<dyn Record>, config: WriterConfig) -> (Self, WriterTask) {
         let (accept, accepts) = batches::channel(&config);
         let (claim, claims) = batches::channel(&config);
-        let (append, appends) = batches::channel(&config);
+        let appending = WriterConfig { bytes_max: config.bytes_max.min(APPEND_BYTES_MAX), ..config.clone() };
+        let (append, appends) = batches::channel(&appending);
         let (finish, finishes) = batches::channel(&config);
         let record = Written(record);
         let task = WriterTask { record, accept: accepts, claim: claims, append: appends, finish: finishes };

@@ -13,7 +13,7 @@ use super::row::{find, id, id_bytes, list, run, us, value};
 use crate::{Forgotten, LogDay, LogRetention};
 
 /// How many lines one transaction deletes at most, so that it never holds the others up for long.
-pub(super) const LINES_MAX: u64 = 5_000;
+const LINES_MAX: u64 = 5_000;
 
 const DAY_MS: u64 = 86_400_000;
 
@@ -34,38 +34,48 @@ pub(super) fn bytes(c: &Connection) -> Result<u64, Fail> {
     Ok(value::<Option<i64>>(c, sql, [])?.flatten().unwrap_or(0).unsigned_abs())
 }
 
-/// Deletes some lines of the oldest day that is not kept: which day and how many lines, `None` if all are kept. With
-/// fewer lines than [`LINES_MAX`] that day is done. `None` in place of it all: the fence is stale.
-#[expect(clippy::type_complexity, reason = "said in words above; it has one caller")]
+/// How far one step of dropping days came.
+pub(super) enum Dropped {
+    /// The fence is stale: nothing was done.
+    Stale,
+    /// There is nothing to drop.
+    Nothing,
+    /// So many lines of this day, and there are more.
+    Some(Date, u64),
+    /// So many lines of this day, and they were the last.
+    Last(Date, u64),
+}
+
+/// Deletes some lines of the oldest day that is not kept.
 pub(super) fn drop_some(
     c: &Connection,
     now: i64,
     fence: i64,
     keep: LogRetention,
     bytes: u64,
-) -> Result<Option<(Option<Date>, u64)>, Fail> {
+) -> Result<Dropped, Fail> {
     if !node::holds_upkeep(c, fence)? {
-        return Ok(None);
+        return Ok(Dropped::Stale);
     }
     let is_too_large = keep.bytes_max.is_some_and(|most| bytes > most);
     let mut from = [0; 16];
     loop {
         let sql = "select execute_id from log where execute_id >= ?1 order by execute_id limit 1";
         let Some(first) = find(c, sql, [from], |row| Ok(Uuid::from_bytes(row.get(0)?)))? else {
-            return Ok(Some((None, 0)));
+            return Ok(Dropped::Nothing);
         };
         let first = ExecuteId::try_from(first).map_err(|error| Fail::corrupt("log", error))?;
         let day = first.unix_ms() / DAY_MS;
         let ended = i64::try_from((day + 1) * DAY_MS).unwrap_or(i64::MAX).saturating_mul(1_000);
         if ended + us(LogDay::OPEN) > now {
-            return Ok(Some((None, 0)));
+            return Ok(Dropped::Nothing);
         }
         let (begin, end) =
             (id_bytes(ExecuteId::floor(day * DAY_MS)), id_bytes(ExecuteId::floor((day + 1) * DAY_MS)));
         let is_going = is_dropped(c, first)?;
         let is_old = keep.age_max.is_some_and(|age| ended + us(age) < now);
         if !is_going && !is_old && !is_too_large {
-            return Ok(Some((None, 0)));
+            return Ok(Dropped::Nothing);
         }
         let sql = "select 1 from execution
              where execute_id >= ?1 and execute_id < ?2 and finished_at is null limit 1";
@@ -76,8 +86,9 @@ pub(super) fn drop_some(
         run(c, "insert or ignore into log_day (day, dropped_at) values (?1, ?2)", params![day as i64, now])?;
         let sql = "delete from log where (execute_id, log_id) in
              (select execute_id, log_id from log where execute_id >= ?1 and execute_id < ?2 limit ?3)";
-        let lines = run(c, sql, params![begin, end, LINES_MAX as i64])?;
-        return Ok(Some((Some(date(day)?), lines as u64)));
+        let lines = run(c, sql, params![begin, end, LINES_MAX as i64])? as u64;
+        let day = date(day)?;
+        return Ok(if lines < LINES_MAX { Dropped::Last(day, lines) } else { Dropped::Some(day, lines) });
     }
 }
 
