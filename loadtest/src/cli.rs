@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use domain::{ModelName, QueueName};
 
+use crate::curve::MeasureCurve;
 use crate::handover::Handover;
 use crate::load::{Load, Pattern};
 use crate::locks::Locks;
@@ -29,6 +30,8 @@ use crate::slo::Slo;
   loadtest amqp --model echo --rate 200 --duration 30 --json amqp.json --slo 'p99<50ms'
   loadtest run loadtest/scenarios/mix.toml
   loadtest ceiling --concurrency 256
+  loadtest curve --percent 10,50,80,120 --html curve.html
+  loadtest compare before.json after.json
   loadtest peers --concurrency 64,256 --duration 10
   loadtest locks --keys 5 --workers 4 --executions 2000
   loadtest handover --contenders 2,16,64
@@ -54,6 +57,9 @@ pub enum Command {
     Run(RunScenario),
     /// Measure what this machine does at most without Gantry: bare drivers, same payload and concurrency
     Ceiling(MeasureCeiling),
+    Curve(MeasureCurve),
+    /// Compare two reports that were written as JSON
+    Compare(Compare),
     Peers(Peers),
     Locks(Locks),
     Handover(Handover),
@@ -217,6 +223,15 @@ pub struct MeasureCeiling {
     /// Against what
     #[command(flatten)]
     pub servers: Servers,
+}
+
+/// `loadtest compare`.
+#[derive(Debug, Clone, Args)]
+pub struct Compare {
+    /// The report from before
+    pub before: PathBuf,
+    /// The report from after
+    pub after: PathBuf,
 }
 
 /// Reads calls per second.

@@ -6,6 +6,7 @@ mod amqp;
 mod call;
 mod ceiling;
 mod cli;
+mod curve;
 mod database;
 mod handover;
 mod http;
@@ -31,6 +32,7 @@ use clap::Parser;
 
 use call::Mode;
 use cli::{Cli, Command};
+use report::Report;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -62,6 +64,12 @@ async fn execute(command: Command) -> anyhow::Result<bool> {
         Command::Run(args) => run::scenario(&args).await,
         Command::Ceiling(args) => run::ceiling(&args).await,
         Command::Peers(args) => peers::run(args).await,
+        Command::Curve(args) => curve::run(&args).await,
+        Command::Compare(args) => {
+            let (before, after) = (Report::read(&args.before)?, Report::read(&args.after)?);
+            print!("{}", report::compare(&before, &after));
+            Ok(true)
+        }
         Command::Locks(args) => locks::run(args).await,
         Command::Logs(args) => logs::run(args).await,
         Command::Handover(args) => handover::run(args).await,

@@ -15,6 +15,8 @@ use crate::verify::RecordSays;
 
 /// How many different complaints are kept.
 const COMPLAINTS_MAX: usize = 5;
+/// A success that takes longer is not counted as good.
+const GOOD_US_MAX: u64 = 1_000_000;
 
 /// A call, and when it was due, sent and resolved.
 pub struct Ended {
@@ -164,6 +166,8 @@ impl Tally {
             rescued,
             looked_at,
             throughput_per_s: self.measured as f64 / self.length.as_secs_f64().max(0.001),
+            goodput_per_s: self.latency_us.count_between(0, GOOD_US_MAX) as f64
+                / self.length.as_secs_f64().max(0.001),
             latency: Latency::of(&self.latency_us),
             ..self.counts.clone()
         }

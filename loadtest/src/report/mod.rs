@@ -1,6 +1,13 @@
 //! What is written of a run: the figures as data (JSON), for a terminal, as Markdown and as a page of HTML.
 
+mod chart;
+mod compare;
+mod html;
+mod markdown;
+mod page;
 mod text;
+
+pub use compare::compare;
 
 use std::fs;
 use std::path::Path;
@@ -13,6 +20,7 @@ use serde::{Deserialize, Serialize};
 use crate::accounting::Accounting;
 use crate::ceiling::Ceiling;
 use crate::cli::Output;
+use crate::curve::Curve;
 use crate::peers::Comparison;
 use crate::slo::{Figure, Slo, Verdict};
 use crate::stages::Stage;
@@ -33,6 +41,9 @@ pub struct Report {
     pub machine: Machine,
     /// The loads, in the order they were offered.
     pub runs: Vec<Run>,
+    /// The load that was measured as capacity, and the shares of it that were offered then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub curve: Option<Curve>,
     /// Other systems, if they were measured beside it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub peers: Option<Comparison>,
@@ -52,7 +63,7 @@ pub struct Machine {
 }
 
 /// One load and what became of it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Run {
     /// Its name.
     pub name: String,
@@ -120,6 +131,8 @@ pub struct Figures {
     pub looked_at: u64,
     /// Successes per second within the measured time.
     pub throughput_per_s: f64,
+    /// Successes per second among the calls due in the measured time that took no longer than a second.
+    pub goodput_per_s: f64,
     /// Latencies of the successes that were due in the measured time.
     #[serde(rename = "latency_us")]
     pub latency: Latency,
@@ -169,6 +182,7 @@ impl Report {
             command,
             machine: Machine::this(),
             runs,
+            curve: None,
             peers: None,
         }
     }
@@ -186,7 +200,26 @@ impl Report {
         if let Some(file) = &output.json {
             write(file, &format!("{}\n", serde_json::to_string_pretty(self)?))?;
         }
+        if let Some(file) = &output.markdown {
+            write(file, &self.markdown())?;
+        }
+        if let Some(file) = &output.html {
+            let flame = output
+                .flame
+                .as_ref()
+                .map(|svg| fs::read_to_string(svg).with_context(|| format!("read {}", svg.display())));
+            write(file, &self.html(flame.transpose()?.as_deref()))?;
+        }
         Ok(())
+    }
+
+    /// Reads one that was written as JSON.
+    ///
+    /// # Errors
+    /// There is none in `file`.
+    pub fn read(file: &Path) -> anyhow::Result<Self> {
+        let text = fs::read_to_string(file).with_context(|| format!("read {}", file.display()))?;
+        serde_json::from_str(&text).with_context(|| format!("{} is no report of a load test", file.display()))
     }
 }
 
