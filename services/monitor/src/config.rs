@@ -87,3 +87,21 @@ impl Config {
         Duration::from_millis(self.sweep_ms).mul_f64(0.5 + rand::random::<f64>())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn logs_are_kept_no_longer_than_executions() {
+        let kept = |keep_logs_days, keep_executions_days| {
+            let config = Config { keep_logs_days, keep_executions_days, ..Config::default() };
+            config.keep_logs().age_max.map(|age| age.as_secs() / 86_400)
+        };
+        assert_eq!(kept(30, 90), Some(30));
+        assert_eq!(kept(90, 30), Some(30));
+        assert_eq!(kept(0, 30), Some(30));
+        assert_eq!(kept(30, 0), Some(30));
+        assert_eq!(kept(0, 0), None);
+    }
+}

@@ -20,6 +20,8 @@ const AGAIN: Duration = Duration::from_secs(10);
 /// For how many days ahead the log has its partitions.
 const DAYS_AHEAD: u32 = 3;
 
+/// After how long sealing, or forgetting, lets everything else have its turn.
+const LONGEST: Duration = Duration::from_secs(1_200);
 /// How many executions are forgotten at once.
 const FORGET_ROWS: u32 = 500;
 /// The pause between.
@@ -67,12 +69,17 @@ async fn changed(lead: &mut watch::Receiver<Lead>) {
 /// Does it once, and says when to do it again.
 async fn upkeep(ports: &Ports, fence: i64, keep: Keep) -> Duration {
     match try_upkeep(ports, fence, keep).await {
-        Ok(true) => {
+        Ok(Step::Done) => {
             info!(fence, "the record was kept in shape");
             metrics::upkeep("done");
             EVERY
         }
-        Ok(false) => {
+        Ok(Step::More) => {
+            info!(fence, "the record was kept in shape; there is more to seal or to forget");
+            metrics::upkeep("done");
+            Duration::ZERO
+        }
+        Ok(Step::Stale) => {
             info!(fence, "another monitor leads by now");
             metrics::upkeep("stale");
             AGAIN
@@ -85,16 +92,35 @@ async fn upkeep(ports: &Ports, fence: i64, keep: Keep) -> Duration {
     }
 }
 
-/// `false` if the fence is stale.
-async fn try_upkeep(ports: &Ports, fence: i64, keep: Keep) -> Result<bool, StoreError> {
-    let record = &ports.record;
-    Ok(record.take_upkeep_fence(fence).await?
-        && record.upkeep(fence, DAYS_AHEAD, keep.node_events).await?
-        && drop_logs(ports, fence, keep.logs).await?
-        && forget_executions(ports, fence, keep.executions).await?
-        && seal_logs(ports, fence).await?)
+/// How far a part of the upkeep came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Step {
+    Done,
+    /// Its time was over before all was done: everything else has its turn first.
+    More,
+    Stale,
 }
 
+async fn try_upkeep(ports: &Ports, fence: i64, keep: Keep) -> Result<Step, StoreError> {
+    let record = &ports.record;
+    if !record.take_upkeep_fence(fence).await?
+        || !record.upkeep(fence, DAYS_AHEAD, keep.node_events).await?
+        || !drop_logs(ports, fence, keep.logs).await?
+    {
+        return Ok(Step::Stale);
+    }
+    let parts = [forget_executions(ports, fence, keep.executions).await?, seal_logs(ports, fence).await?];
+    let is = |step| parts.contains(&step);
+    Ok(if is(Step::Stale) {
+        Step::Stale
+    } else if is(Step::More) {
+        Step::More
+    } else {
+        Step::Done
+    })
+}
+
+/// `false` if the fence is stale.
 async fn drop_logs(ports: &Ports, fence: i64, keep: LogRetention) -> Result<bool, StoreError> {
     loop {
         match ports.record.drop_log(fence, keep).await? {
@@ -108,12 +134,13 @@ async fn drop_logs(ports: &Ports, fence: i64, keep: LogRetention) -> Result<bool
     }
 }
 
-async fn seal_logs(ports: &Ports, fence: i64) -> Result<bool, StoreError> {
-    loop {
+async fn seal_logs(ports: &Ports, fence: i64) -> Result<Step, StoreError> {
+    let until = Instant::now() + LONGEST;
+    while Instant::now() < until {
         let began = Instant::now();
         match ports.record.seal_log(fence).await? {
-            LogStep::Stale => return Ok(false),
-            LogStep::Nothing => return Ok(true),
+            LogStep::Stale => return Ok(Step::Stale),
+            LogStep::Nothing => return Ok(Step::Done),
             LogStep::Done(LogDay { day, lines, bytes }) => {
                 let took_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
                 info!(%day, lines, bytes, took_ms, "sealed a day of the log");
@@ -121,18 +148,20 @@ async fn seal_logs(ports: &Ports, fence: i64) -> Result<bool, StoreError> {
             }
         }
     }
+    Ok(Step::More)
 }
 
-async fn forget_executions(ports: &Ports, fence: i64, age: Option<Duration>) -> Result<bool, StoreError> {
-    let Some(age) = age else { return Ok(true) };
+async fn forget_executions(ports: &Ports, fence: i64, age: Option<Duration>) -> Result<Step, StoreError> {
+    let Some(age) = age else { return Ok(Step::Done) };
+    let until = Instant::now() + LONGEST;
     let mut after = None;
-    loop {
+    while Instant::now() < until {
         match ports.record.forget_executions(fence, age, after, FORGET_ROWS).await? {
-            Forgotten::Stale => return Ok(false),
+            Forgotten::Stale => return Ok(Step::Stale),
             Forgotten::Executions { count, last } => {
                 metrics::executions_forgotten(count);
                 if count < FORGET_ROWS {
-                    return Ok(true);
+                    return Ok(Step::Done);
                 }
                 after = last;
             }
@@ -140,4 +169,5 @@ async fn forget_executions(ports: &Ports, fence: i64, age: Option<Duration>) -> 
         // Those who work go first.
         sleep(FORGET_PAUSE).await;
     }
+    Ok(Step::More)
 }
