@@ -96,6 +96,7 @@ impl Producer {
                 correlation_id: execute_id.to_string(),
             }),
             traceparent: None,
+            attributes: domain::Attributes::default(),
             recorded: false,
         }
     }

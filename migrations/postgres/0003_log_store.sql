@@ -180,7 +180,39 @@ end
 $$;
 
 -- Lists of what did not succeed, by model, by state and by error class. A successful execution is in none of them, and pays
--- for none.
-create index execution_failed_model on execution (tenant, model, execute_id) where error_class is not null;
+-- for none. (`lower` changes nothing: it is how a statement asks for this index and not for the one of all of a model.)
+create index execution_failed_model on execution (tenant, lower(model), execute_id) where error_class is not null;
 create index execution_failed_state on execution (tenant, state, execute_id) where error_class is not null;
 create index execution_failed_class on execution (tenant, error_class, execute_id) where error_class is not null;
+
+-- The labels of callers, and executions by them. Who gives none pays for none.
+alter table execution add column attributes jsonb;
+create table execution_attribute (
+    tenant text not null,
+    -- key=value
+    attribute text not null,
+    execute_id uuid not null,
+    primary key (tenant, attribute, execute_id)
+);
+create function index_attributes() returns trigger
+language plpgsql
+as $$
+begin
+    insert into execution_attribute (tenant, attribute, execute_id)
+    select new.tenant, key || '=' || value, new.execute_id from jsonb_each_text(new.attributes);
+    return null;
+end
+$$;
+create function forget_attributes() returns trigger
+language plpgsql
+as $$
+begin
+    delete from execution_attribute a using jsonb_each_text(old.attributes) o
+    where a.tenant = old.tenant and a.attribute = o.key || '=' || o.value and a.execute_id = old.execute_id;
+    return null;
+end
+$$;
+create trigger execution_attributes after insert on execution
+    for each row when (new.attributes is not null) execute function index_attributes();
+create trigger execution_forgotten after delete on execution
+    for each row when (old.attributes is not null) execute function forget_attributes();

@@ -134,6 +134,7 @@ pub async fn begin(record: &dyn Record, count: u32) -> anyhow::Result<Executions
             reply_address: None,
             deadline: None,
             traceparent: None,
+            attributes: domain::Attributes::default(),
             idempotency_key: None,
         };
         let claim = ClaimRequest {
@@ -150,6 +151,7 @@ pub async fn begin(record: &dyn Record, count: u32) -> anyhow::Result<Executions
                 deadline: None,
                 reply_address: None,
                 traceparent: None,
+                attributes: domain::Attributes::default(),
                 recorded: true,
             },
             input_digest: digest,

@@ -7,7 +7,8 @@ use std::str::FromStr;
 use clap::{Args, Parser, Subcommand};
 use domain::limits::LOG_PAGE_MAX;
 use domain::{
-    AliasName, ErrorClass, ExecuteId, Level, LimitName, ModelName, NodeName, Payload, State, VersionSelector,
+    AliasName, Attributes, ErrorClass, ExecuteId, Level, LimitName, ModelName, NodeName, Payload, State,
+    VersionSelector,
 };
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
@@ -242,6 +243,9 @@ pub struct Run {
     /// The same key is the same execution for 24 hours
     #[arg(long, value_name = "KEY")]
     pub idempotency_key: Option<String>,
+    /// A label to find the execution by; may be given several times
+    #[arg(long = "attribute", short, value_name = "KEY=VALUE")]
+    pub attributes: Vec<Attributes>,
     /// What the input is
     #[arg(long, value_name = "TYPE", default_value = Payload::JSON)]
     pub content_type: String,
@@ -394,6 +398,7 @@ pub struct Search {
 --since and --until go by when executions were accepted.
 
   gantry ps --state failed --since 1d
+  gantry ps --attribute customer=acme
   gantry ps --model iris --error oom --limit 1000 --json")]
 pub struct Ps {
     /// Only those of this model
@@ -408,6 +413,9 @@ pub struct Ps {
     /// Only those that ended for this reason: script, timeout, oom, ...
     #[arg(long, value_name = "CLASS")]
     pub error: Option<ErrorClass>,
+    /// Only those with this label; several: with all of them
+    #[arg(long = "attribute", short, value_name = "KEY=VALUE")]
+    pub attributes: Vec<Attributes>,
     /// Only those of this time or later: 90s, 5m, 2h or 3d ago, or a time
     #[arg(long, value_name = "TIME")]
     pub since: Option<When>,

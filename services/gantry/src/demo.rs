@@ -265,6 +265,7 @@ fn about(model: &str) -> anyhow::Result<String> {
 
 fn submission(model: &str, prefer: Prefer) -> anyhow::Result<Submission> {
     Ok(Submission {
+        attributes: None,
         model: model.parse()?,
         version: None,
         input: Payload::new(Payload::JSON, text_of(model, "input.json")?),

@@ -10,7 +10,7 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, header};
 use bytes::{Bytes, BytesMut};
 use domain::limits::{DEADLINE_MAX, IDEMPOTENCY_KEY_BYTES_MAX, INPUT_BYTES_MAX, WAIT_DEFAULT, WAIT_MAX};
-use domain::{ExecuteId, Manifest, ModelName, Payload};
+use domain::{Attributes, ExecuteId, Manifest, ModelName, Payload};
 use futures::StreamExt;
 use jiff::Timestamp;
 use protocol::{ProblemCode, http};
@@ -166,6 +166,13 @@ pub(crate) fn deadline(headers: &HeaderMap) -> Result<Option<Timestamp>, Refusal
     let deadline: Timestamp = text.parse().map_err(|_| refusal())?;
     let farthest = Timestamp::now().checked_add(DEADLINE_MAX).map_err(|_| refusal())?;
     if deadline > farthest { Err(refusal()) } else { Ok(Some(deadline)) }
+}
+
+/// The attributes, if there are some.
+pub(crate) fn attributes(headers: &HeaderMap) -> Result<Attributes, Refusal> {
+    let Some(text) = header_text(headers, http::ATTRIBUTES)? else { return Ok(Attributes::default()) };
+    text.parse()
+        .map_err(|error| Refusal::new(ProblemCode::Parameter, format!("header Gantry-Attributes: {error}")))
 }
 
 /// The input of an execution: its media type and its body, checked if it says that it is JSON; and its room.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use domain::{ExecuteId, ModelName, Payload, State, VersionSelector};
+use domain::{Attributes, ExecuteId, ModelName, Payload, State, VersionSelector};
 use jiff::Timestamp;
 use protocol::{ProblemCode, Reply, ReplyAddress, Request};
 use store::{Acceptance, NewExecution, Recovery, StoreError, VersionRow};
@@ -24,6 +24,7 @@ pub(crate) struct Submission {
     pub idempotency_key: Option<String>,
     pub deadline: Option<Timestamp>,
     pub traceparent: Option<String>,
+    pub attributes: Attributes,
     /// How long the caller waits, from now on.
     pub wait: Duration,
     /// The input's share of memory, kept until it is published.
@@ -151,6 +152,7 @@ async fn record_and_publish(
         deadline: submission.deadline,
         reply_address,
         traceparent: submission.traceparent,
+        attributes: submission.attributes,
         recorded: true,
     };
     let new = NewExecution {
@@ -164,6 +166,7 @@ async fn record_and_publish(
         reply_address: request.reply_address.clone(),
         deadline: request.deadline,
         traceparent: request.traceparent.clone(),
+        attributes: request.attributes.clone(),
         idempotency_key: submission.idempotency_key,
     };
     let (accepted, acceptance) = oneshot::channel();

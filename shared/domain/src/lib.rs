@@ -11,6 +11,7 @@
 //! - [`KeyTemplate`]: which executions exclude each other ([`LockKey`]) or are counted together ([`LimitName`]).
 //! - [`limits`]: every bound that a caller can meet.
 
+mod attributes;
 mod digest;
 mod ending;
 mod execute_id;
@@ -22,6 +23,7 @@ mod name;
 mod retry;
 mod state;
 
+pub use attributes::{Attributes, InvalidAttributes};
 pub use digest::{Digest, InvalidDigest};
 pub use ending::{Ending, ErrorClass, Failure, Payload};
 pub use execute_id::{ExecuteId, InvalidExecuteId};

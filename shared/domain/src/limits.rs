@@ -85,5 +85,9 @@ pub const EXECUTE_ID_AHEAD_MAX: Duration = Duration::from_secs(300);
 pub const FAILURES_MAX: i32 = 3;
 /// The most reply addresses an execution remembers: duplicates beyond it get no reply of their own.
 pub const REPLY_ADDRESSES_MAX: usize = 100;
+/// The most attributes of an execution.
+pub const ATTRIBUTES_MAX: usize = 8;
+/// The longest value of an attribute, in bytes.
+pub const ATTRIBUTE_VALUE_BYTES_MAX: usize = 64;
 /// The most attempts a manifest may ask for.
 pub const ATTEMPTS_MAX: u32 = 100;

@@ -12,7 +12,7 @@ pub struct InvalidName {
 }
 
 /// Is `text` of the form `[a-z0-9][a-z0-9._-]{0,62}`, without `..`?
-fn is_name(text: &str) -> bool {
+pub(crate) fn is_name(text: &str) -> bool {
     let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
     (1..=63).contains(&text.len())
         && plain(text.as_bytes()[0])

@@ -2,7 +2,8 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use domain::{
-    Digest, ExecuteId, InvalidExecuteId, InvalidName, ModelName, Payload, QueueName, VersionSelector, limits,
+    Attributes, Digest, ExecuteId, InvalidAttributes, InvalidExecuteId, InvalidName, ModelName, Payload,
+    QueueName, VersionSelector, limits,
 };
 use jiff::Timestamp;
 
@@ -17,6 +18,8 @@ pub mod header {
     pub const VERSION: &str = "x-gantry-version";
     /// Never start after this time (RFC 3339).
     pub const DEADLINE: &str = "x-gantry-deadline";
+    /// Labels to find the execution by: `customer=acme, run=7`.
+    pub const ATTRIBUTES: &str = "x-gantry-attributes";
     /// The schema of the envelope: the integer 1, required.
     pub const SCHEMA: &str = "x-gantry-schema";
     /// Set by Gantry's own publishers: the row exists already. Only a hint.
@@ -97,6 +100,8 @@ pub struct Request {
     pub reply_address: Option<ReplyAddress>,
     /// W3C trace context.
     pub traceparent: Option<String>,
+    /// Labels to find it by. (A dispatch of what is recorded leaves them out: the row has them.)
+    pub attributes: Attributes,
     /// The publisher says that the row exists already; only a hint.
     pub recorded: bool,
 }
@@ -142,6 +147,9 @@ pub enum InvalidMessage {
     /// A deadline that is none.
     #[error("header {} must be a time as 2026-11-22T10:00:00Z", header::DEADLINE)]
     Deadline,
+    /// Attributes that break their rule.
+    #[error("header x-gantry-attributes: {0}")]
+    Attributes(InvalidAttributes),
     /// A compressed body.
     #[error("content_encoding {0:?} is not accepted: send the body as it is")]
     Encoding(String),
@@ -162,6 +170,7 @@ impl InvalidMessage {
             Self::ExecuteIdMissing | Self::ExecuteId(_) => "execute_id",
             Self::ModelMissing | Self::Name { .. } => "model",
             Self::Deadline => "deadline",
+            Self::Attributes(_) => "attributes",
             Self::Encoding(_) => "encoding",
             Self::Property(_) => "property",
         }
@@ -195,10 +204,22 @@ impl Request {
             return Err(InvalidMessage::Encoding(encoding));
         }
         let traceparent = text(&message.headers, header::TRACEPARENT)?.map(str::to_owned);
+        let attributes = attributes(&message.headers)?;
         let recorded = message.headers.get(header::RECORDED) == Some(&HeaderValue::Bool(true));
         let reply_address = reply_address(execute_id, message.reply_to, message.correlation_id)?;
         let input = input(message.content_type, message.body)?;
-        Ok(Self { execute_id, model, version, queue, input, deadline, reply_address, traceparent, recorded })
+        Ok(Self {
+            execute_id,
+            model,
+            version,
+            queue,
+            input,
+            deadline,
+            reply_address,
+            traceparent,
+            attributes,
+            recorded,
+        })
     }
 
     /// The message that says this; [`Request::parse`] reads it back.
@@ -214,6 +235,10 @@ impl Request {
         }
         if let Some(traceparent) = &self.traceparent {
             headers.insert(header::TRACEPARENT.to_owned(), HeaderValue::Text(traceparent.clone()));
+        }
+        if !self.attributes.is_empty() {
+            let text = HeaderValue::Text(self.attributes.to_string());
+            headers.insert(header::ATTRIBUTES.to_owned(), text);
         }
         if self.recorded {
             headers.insert(header::RECORDED.to_owned(), HeaderValue::Bool(true));
@@ -245,6 +270,16 @@ fn text<'a>(
         Some(HeaderValue::Text(text)) if is_visible(text, 255) => Ok(Some(text)),
         Some(HeaderValue::Text(_) | HeaderValue::Integer(_) | HeaderValue::Bool(_) | HeaderValue::Other) => {
             Err(InvalidMessage::Property(name))
+        }
+    }
+}
+
+fn attributes(headers: &BTreeMap<String, HeaderValue>) -> Result<Attributes, InvalidMessage> {
+    match headers.get(header::ATTRIBUTES) {
+        None => Ok(Attributes::default()),
+        Some(HeaderValue::Text(text)) => text.parse().map_err(InvalidMessage::Attributes),
+        Some(HeaderValue::Integer(_) | HeaderValue::Bool(_) | HeaderValue::Other) => {
+            Err(InvalidMessage::Property(header::ATTRIBUTES))
         }
     }
 }
@@ -301,6 +336,7 @@ mod tests {
             deadline: Some("2026-11-22T10:00:00Z".parse().unwrap()),
             reply_address: Some(ReplyAddress { reply_to: "q".to_owned(), correlation_id: "c".to_owned() }),
             traceparent: Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".to_owned()),
+            attributes: "customer=acme, run=7".parse().unwrap(),
             recorded: true,
         }
     }
@@ -326,6 +362,7 @@ mod tests {
         assert_eq!(broken(|m| drop(m.headers.remove(header::SCHEMA))), "schema");
         assert_eq!(broken(|m| drop(set(m, header::SCHEMA, HeaderValue::Integer(999)))), "schema");
         assert_eq!(broken(|m| drop(set(m, header::SCHEMA, HeaderValue::Text("1".into())))), "schema");
+        assert_eq!(broken(|m| drop(set(m, header::ATTRIBUTES, HeaderValue::Text("a".into())))), "attributes");
         assert_eq!(broken(|m| m.message_id = None), "execute_id");
         assert_eq!(broken(|m| m.message_id = Some("x".into())), "execute_id");
         assert_eq!(

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use domain::{AliasName, ErrorClass, ExecuteId, ModelName, NodeName, State, VersionNumber};
+use domain::{AliasName, Attributes, ErrorClass, ExecuteId, ModelName, NodeName, State, VersionNumber};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -15,6 +15,8 @@ pub const EXECUTE_ID: &str = "gantry-execute-id";
 pub const ATTEMPT: &str = "gantry-attempt";
 /// Header of a request: never start after this time (RFC 3339).
 pub const DEADLINE: &str = "gantry-deadline";
+/// Header of a request: labels to find the execution by, as `customer=acme, run=7`.
+pub const ATTRIBUTES: &str = "gantry-attributes";
 /// Header of a request: the same key is the same execution for 24 hours.
 pub const IDEMPOTENCY_KEY: &str = "idempotency-key";
 /// Header of an answer: the key was known, the execution is the one it named.
@@ -81,6 +83,10 @@ pub struct Execution {
     pub signal: Option<i32>,
     /// How many log lines it has.
     pub log_lines: i64,
+    /// The labels its caller gave it.
+    #[serde(default, skip_serializing_if = "Attributes::is_empty")]
+    #[schema(value_type = BTreeMap<String, String>)]
+    pub attributes: Attributes,
     /// What happened in which attempt, in order.
     pub timeline: Vec<TimelineEvent>,
 }

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use domain::{
-    Digest, Ending, ErrorClass, ExecuteId, Level, LockKey, LogLine, ModelName, NodeId, Payload, QueueName,
-    State, TenantId, VersionNumber,
+    Attributes, Digest, Ending, ErrorClass, ExecuteId, Level, LockKey, LogLine, ModelName, NodeId, Payload,
+    QueueName, State, TenantId, VersionNumber,
 };
 use jiff::Timestamp;
 use protocol::http::TimelineEvent;
@@ -34,6 +34,8 @@ pub struct NewExecution {
     pub deadline: Option<Timestamp>,
     /// W3C trace context.
     pub traceparent: Option<String>,
+    /// Labels to find it by.
+    pub attributes: Attributes,
     /// The same key (with tenant and model) is the same execution for [`domain::limits::IDEMPOTENCY_KEY_LIFE`].
     pub idempotency_key: Option<String>,
 }

@@ -30,6 +30,8 @@ mod read;
 mod row;
 mod status;
 mod sweep;
+#[cfg(test)]
+mod tests;
 mod tls;
 mod words;
 

@@ -4,7 +4,7 @@
 //! begins, as long as there may be one, so a page may be short, or even empty, and not be the last.
 
 use domain::limits::{LIST_PAGE_MAX, LOG_LOOK_MAX, LOG_PAGE_MAX};
-use domain::{ErrorClass, ExecuteId, Level, ModelName, NodeId, NodeName, State};
+use domain::{Attributes, ErrorClass, ExecuteId, Level, ModelName, NodeId, NodeName, State};
 use jiff::Timestamp;
 
 use crate::{ExecutionRow, LoggedLine};
@@ -18,6 +18,8 @@ pub struct ExecutionFilter {
     pub state: Option<State>,
     /// Only those that this node, or this life of it, holds or held last.
     pub node: Option<OfNode>,
+    /// Only with all of these attributes.
+    pub attributes: Attributes,
     /// Only those that ended for this reason.
     pub error_class: Option<ErrorClass>,
     /// Only with ids from this one on: how a time is asked for ([`ExecuteId::floor`]).

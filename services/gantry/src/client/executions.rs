@@ -50,6 +50,10 @@ async fn list(api: &Api, args: &cli::Ps) -> Result<ExecutionList, ClientError> {
     query.extend(args.state.map(|state| ("state", state.to_string())));
     query.extend(args.node.as_ref().map(|node| ("node", node.clone())));
     query.extend(args.error.map(|class| ("error_class", class.to_string())));
+    let attributes: Vec<String> = args.attributes.iter().map(ToString::to_string).collect();
+    if !attributes.is_empty() {
+        query.push(("attribute", attributes.join(",")));
+    }
     query.extend(args.since.map(|since| ("from", since.0.to_string())));
     query.extend(args.until.map(|until| ("to", until.0.to_string())));
     let mut list = ExecutionList { executions: Vec::new(), next: None };
@@ -93,6 +97,9 @@ fn description(execution: &Execution, terminal: Terminal) -> String {
     line("execution", execution.execute_id.to_string());
     line("model", format!("{}, version {version}, queue {}", execution.model, execution.queue));
     line("state", style.state(execution.state));
+    if !execution.attributes.is_empty() {
+        line("attributes", execution.attributes.to_string());
+    }
     let failures = match execution.failures {
         0 => String::new(),
         count => format!(" (Gantry itself failed {count} times)"),

@@ -1,7 +1,7 @@
 use std::time::{Duration, Instant};
 
 use domain::limits::WAIT_MAX;
-use domain::{ExecuteId, ModelName, Payload, State, VersionSelector};
+use domain::{Attributes, ExecuteId, ModelName, Payload, State, VersionSelector};
 use protocol::http::{self, Execution, Handle};
 use reqwest::header::{CONTENT_TYPE, HeaderMap};
 use reqwest::{Method, Response, StatusCode};
@@ -23,6 +23,8 @@ pub struct Submission {
     pub version: Option<VersionSelector>,
     /// Its input.
     pub input: Payload,
+    /// Labels to find it by, as the header has them.
+    pub attributes: Option<String>,
     /// Repeating the submission with the same key is the same execution.
     pub key: String,
     /// Wait or not.
@@ -69,13 +71,18 @@ pub async fn submit(api: &Api, submission: &Submission) -> Result<Submitted, Cli
     let version = submission.version.as_ref().map(|version| ("version", version.to_string()));
     let response = api
         .answer(|| {
-            api.request(Method::POST, &path)
+            let request = api
+                .request(Method::POST, &path)
                 .query(version.as_slice())
                 .header("prefer", &prefer)
                 .header(http::IDEMPOTENCY_KEY, &submission.key)
                 .header(CONTENT_TYPE, &*submission.input.content_type)
                 .body(submission.input.bytes.clone())
-                .timeout(wait + ANSWER_TIMEOUT)
+                .timeout(wait + ANSWER_TIMEOUT);
+            match &submission.attributes {
+                Some(attributes) => request.header(http::ATTRIBUTES, attributes),
+                None => request,
+            }
         })
         .await?;
     if response.status() == StatusCode::ACCEPTED {
@@ -111,6 +118,11 @@ async fn ended(api: &Api, response: Response) -> Result<Ended, ClientError> {
     })
 }
 
+fn attributes(given: &[Attributes]) -> Option<String> {
+    let texts: Vec<String> = given.iter().map(ToString::to_string).collect();
+    (!texts.is_empty()).then(|| texts.join(", "))
+}
+
 /// `gantry run`.
 ///
 /// # Errors
@@ -121,6 +133,7 @@ pub async fn run(api: &Api, args: &cli::Run, terminal: Terminal) -> Result<(), C
         model: args.model.clone(),
         version: args.version.clone(),
         input: args.input.read(&args.content_type)?,
+        attributes: attributes(&args.attributes),
         key: args.idempotency_key.clone().unwrap_or_else(|| new_id().to_string()),
         prefer: if args.detach || args.follow { Prefer::Async } else { Prefer::Wait(left(until)) },
     };

@@ -6,4 +6,5 @@ mod client;
 mod configuration;
 mod dev;
 mod harness;
+mod reading;
 mod store_status;

@@ -179,6 +179,7 @@ pub fn request(id: ExecuteId, model: &str, input: &Value, reply_to: &str) -> Req
         deadline: None,
         reply_address: Some(ReplyAddress { reply_to: reply_to.to_owned(), correlation_id: id.to_string() }),
         traceparent: None,
+        attributes: domain::Attributes::default(),
         recorded: false,
     }
 }

@@ -9,7 +9,7 @@ use axum::http::{HeaderMap, HeaderValue};
 use axum::response::{IntoResponse, Response};
 use broker::Control;
 use domain::limits::LIST_PAGE_MAX;
-use domain::{ErrorClass, ExecuteId, ModelName, VersionSelector};
+use domain::{Attributes, ErrorClass, ExecuteId, ModelName, VersionSelector};
 use protocol::{Problem, ProblemCode, Reply, http};
 use serde::Deserialize;
 use store::{CancelAnswer, Conclusion, ExecutionFilter, OfNode, StoreError};
@@ -52,7 +52,8 @@ pub(crate) struct SubmitParameters {
         ("version" = Option<String>, Query, description = "Version number or alias; `latest` if absent."),
         ("Prefer" = Option<String>, Header, description = "`wait=N`: at most N seconds (30 if absent, at most 300); `respond-async` alone: do not wait."),
         ("Idempotency-Key" = Option<String>, Header, description = "The same key is the same execution for 24 hours."),
-        ("Gantry-Deadline" = Option<String>, Header, description = "Never start after this time (RFC 3339).")
+        ("Gantry-Deadline" = Option<String>, Header, description = "Never start after this time (RFC 3339)."),
+        ("Gantry-Attributes" = Option<String>, Header, description = "Labels to find the execution by, as `customer=acme, run=7`: at most 8, a value has at most 64 visible characters.")
     ),
     request_body(content = String, description = "The input: JSON unless Content-Type says otherwise; 1 byte to 1 MiB.", content_type = "application/json"),
     responses(
@@ -76,6 +77,7 @@ pub(crate) async fn submit(
     let preference = admission::preference(&headers)?;
     let idempotency_key = admission::idempotency_key(&headers)?;
     let deadline = admission::deadline(&headers)?;
+    let attributes = admission::attributes(&headers)?;
     gateway.health.admit()?;
     gateway.waiters.admit(preference.wait)?;
     let (input, room) = admission::input(&gateway.bodies, &headers, body).await?;
@@ -84,7 +86,8 @@ pub(crate) async fn submit(
     admission::keys(&version.manifest, &model, &input)?;
     let traceparent = admission::traceparent(&headers);
     let wait = preference.wait;
-    let submission = Submission { model, version, input, idempotency_key, deadline, traceparent, wait, room };
+    let submission =
+        Submission { model, version, input, idempotency_key, deadline, traceparent, attributes, wait, room };
     let submitted = submission::submit(&gateway, submission).await?;
     let mut response = answer::submitted(&gateway, submitted).await;
     if let Some(Ok(applied)) = preference.applied.map(|applied| HeaderValue::from_str(&applied)) {
@@ -115,6 +118,7 @@ pub(crate) struct ListParameters {
     state: Option<String>,
     node: Option<String>,
     error_class: Option<String>,
+    attribute: Option<String>,
     from: Option<String>,
     to: Option<String>,
     cursor: Option<String>,
@@ -133,6 +137,7 @@ pub(crate) struct ListParameters {
         ("state" = Option<String>, Query, description = "Only in this state."),
         ("node" = Option<String>, Query, description = "Only those that this node holds or held last: its name, or name and boot id as `node` shows them."),
         ("error_class" = Option<String>, Query, description = "Only those that ended for this reason."),
+        ("attribute" = Option<String>, Query, description = "Only those with this label, or all of these: `customer=acme,run=7`."),
         ("from" = Option<String>, Query, description = "Only those whose ids are dated at this time (RFC 3339) or later: when they were accepted."),
         ("to" = Option<String>, Query, description = "Only those whose ids are dated before this time."),
         ("cursor" = Option<String>, Query, description = "`next` of the page before."),
@@ -153,6 +158,11 @@ pub(crate) async fn list_executions(
     let cursor = parameters.cursor.as_deref().map(reading::list_cursor).transpose()?;
     let (states, classes) =
         (domain::State::ALL.map(domain::State::label), ErrorClass::ALL.map(ErrorClass::label));
+    let attributes = parameters
+        .attribute
+        .as_deref()
+        .map(|text| text.parse().map_err(|error| reading::refuse(format!("attribute: {error}"))));
+    let attributes: Option<Attributes> = attributes.transpose()?;
     let filter = ExecutionFilter {
         model: parameters.model.as_deref().map(admission::name).transpose()?,
         state: parameters.state.as_deref().map(|text| one_of("state", text, &states)).transpose()?,
@@ -162,6 +172,7 @@ pub(crate) async fn list_executions(
             .as_deref()
             .map(|text| one_of("error_class", text, &classes))
             .transpose()?,
+        attributes: attributes.unwrap_or_default(),
         from: from.map(reading::id_at),
         before: [to.map(reading::id_at), cursor].into_iter().flatten().min(),
         limit,

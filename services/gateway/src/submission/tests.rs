@@ -132,6 +132,7 @@ impl House {
             idempotency_key: None,
             deadline: None,
             traceparent: None,
+            attributes: domain::Attributes::default(),
             wait: Duration::from_millis(200),
             room: self.gateway.bodies.clone().try_acquire_owned().unwrap(),
         }

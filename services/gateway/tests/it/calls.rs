@@ -161,13 +161,13 @@ async fn a_list_goes_on_where_the_page_before_ended() {
     for n in 0..5 {
         assert_eq!(env.post(&json!(n)).header("Prefer", "respond-async").send().await.unwrap().status(), 202);
     }
-    let (mut seen, mut before) = (Vec::new(), String::new());
+    let (mut seen, mut cursor) = (Vec::new(), String::new());
     loop {
-        let page = env.json(&format!("/v1/executions?limit=2{before}")).await;
+        let page = env.json(&format!("/v1/executions?limit=2{cursor}")).await;
         let ids = page["executions"].as_array().unwrap().iter();
         seen.extend(ids.map(|execution| execution["execute_id"].as_str().unwrap().to_owned()));
         let Some(next) = page["next"].as_str() else { break };
-        before = format!("&before={next}");
+        cursor = format!("&cursor={next}");
     }
     assert_eq!(seen.len(), 5);
     assert!(seen.is_sorted_by(|a, b| a > b), "the youngest first, none twice: {seen:?}");

@@ -248,3 +248,32 @@ async fn executions_are_listed_by_all_there_is_to_ask_for() {
     let last = env.json(&format!("/v1/executions?limit=1&cursor={next}")).await;
     assert_eq!((last["executions"].as_array().unwrap().len(), last.get("next")), (1, None));
 }
+
+#[tokio::test]
+async fn an_execution_is_found_by_its_attributes() {
+    let env = Env::with_model().await;
+    let submit = async |attributes: &str| {
+        let post =
+            env.post(&json!(1)).header("Prefer", "respond-async").header("Gantry-Attributes", attributes);
+        post.send().await.unwrap()
+    };
+    let id = id_of(&submit("customer=acme, run=7").await);
+    submit("customer=other").await;
+    let row = env.json(&format!("/v1/executions/{id}")).await;
+    assert_eq!(row["attributes"], json!({ "customer": "acme", "run": "7" }));
+    for query in ["attribute=run=7", "attribute=customer%3Dacme,run%3D7&state=queued"] {
+        let list = env.json(&format!("/v1/executions?{query}")).await;
+        assert_eq!(list["executions"].as_array().unwrap().len(), 1, "{query}");
+        assert_eq!(list["executions"][0]["execute_id"], json!(id), "{query}");
+    }
+    let nine = (0..9).map(|n| format!("k{n}=v")).collect::<Vec<_>>().join(",");
+    for bad in ["customer", "=x", "a=1,a=2", "A=1", &nine, &format!("a={}", "x".repeat(65))] {
+        let answer = submit(bad).await;
+        assert_eq!(answer.status(), 400, "{bad}");
+        let problem: Value = answer.json().await.unwrap();
+        assert_eq!(problem["code"], "parameter", "{bad}");
+        let asked =
+            env.http.get(env.url("/v1/executions")).query(&[("attribute", bad)]).send().await.unwrap();
+        assert_eq!(asked.status(), 400, "{bad}");
+    }
+}

@@ -242,7 +242,7 @@ async fn the_document_describes_every_route_and_readiness_names_each_port() {
     assert!(document["openapi"].as_str().unwrap().starts_with("3.1"));
     let routes = document["paths"].as_object().unwrap();
     let operations: usize = routes.values().map(|item| item.as_object().unwrap().len()).sum();
-    assert_eq!(operations, 27, "{:?}", routes.keys());
+    assert_eq!(operations, 28, "{:?}", routes.keys());
     for (path, item) in routes {
         for (method, operation) in item.as_object().unwrap() {
             assert!(operation["summary"].is_string(), "{method} {path}");

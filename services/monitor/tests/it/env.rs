@@ -204,6 +204,7 @@ pub fn request(execute_id: ExecuteId) -> Request {
         deadline: None,
         reply_address: None,
         traceparent: None,
+        attributes: domain::Attributes::default(),
         recorded: false,
     }
 }
@@ -221,6 +222,7 @@ pub fn new_execution() -> NewExecution {
         reply_address: None,
         deadline: None,
         traceparent: None,
+        attributes: domain::Attributes::default(),
         idempotency_key: None,
     }
 }

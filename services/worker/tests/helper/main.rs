@@ -101,6 +101,7 @@ fn request(execute_id: ExecuteId) -> anyhow::Result<Request> {
         deadline: None,
         reply_address: None,
         traceparent: None,
+        attributes: domain::Attributes::default(),
         recorded: false,
     })
 }

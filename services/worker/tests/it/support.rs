@@ -170,6 +170,7 @@ impl World {
             deadline: None,
             reply_address: Some(self.address(&execute_id.to_string())),
             traceparent: None,
+            attributes: domain::Attributes::default(),
             recorded: false,
         }
     }

@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use super::client::{Database, statement};
 use super::fail::corrupt;
-use super::row::{Columns, columns, seconds, window};
+use super::row::{Columns, attributes_json, columns, seconds, window};
 use crate::{Acceptance, NewExecution, Recovery, StoreError};
 
 /// How often what lost a race against another statement is looked at again: once it is committed, it is seen.
@@ -47,6 +47,7 @@ async fn once(database: &Database, batch: &[&NewExecution]) -> Result<Vec<Row>, 
         new.reply_address.as_ref().map(|address| address.correlation_id.as_str()));
     let (deadlines, traceparents, keys) = columns!(batch => |new|
         new.deadline, new.traceparent.as_deref(), new.idempotency_key.as_deref());
+    let attributes: Vec<_> = batch.iter().map(|new| attributes_json(&new.attributes)).collect();
     let [age, ahead] = window();
     database
         .rows(
@@ -68,6 +69,7 @@ async fn once(database: &Database, batch: &[&NewExecution]) -> Result<Vec<Row>, 
                 &age,
                 &ahead,
                 &seconds(limits::IDEMPOTENCY_KEY_LIFE),
+                &attributes,
             ],
         )
         .await

@@ -8,7 +8,7 @@ use tokio_postgres::Row;
 use super::accept::{LOOKS, lost_every_race};
 use super::client::{Database, statement};
 use super::fail::corrupt;
-use super::row::{Columns, columns, delay_seconds, seconds, window};
+use super::row::{Columns, attributes_json, columns, delay_seconds, seconds, window};
 use super::words::{CANCELLED, EXPIRED, OUTSIDE_WINDOW, addresses_max};
 use crate::{AlreadyEnded, Claim, ClaimAnswer, ClaimRequest, Requeue, StoreError};
 
@@ -51,6 +51,7 @@ async fn once(database: &Database, batch: &[&ClaimRequest]) -> Result<Vec<Row>, 
         claim.request.deadline, claim.request.traceparent.as_deref());
     let (recorded, repeats) = columns!(batch => |claim|
         claim.request.recorded, claim.redelivered || claim.request.recorded);
+    let attributes: Vec<_> = batch.iter().map(|claim| attributes_json(&claim.request.attributes)).collect();
     let [age, ahead] = window();
     database
         .rows(
@@ -80,6 +81,7 @@ async fn once(database: &Database, batch: &[&ClaimRequest]) -> Result<Vec<Row>, 
                 &EXPIRED.message,
                 &CANCELLED.class.label(),
                 &CANCELLED.message,
+                &attributes,
             ],
         )
         .await
@@ -128,6 +130,7 @@ pub(super) async fn requeue(
         back.request.reply_address.as_ref().map(|address| address.correlation_id.as_str()));
     let (deadlines, traceparents, recorded) = columns!(batch => |back|
         back.request.deadline, back.request.traceparent.as_deref(), back.request.recorded);
+    let attributes: Vec<_> = batch.iter().map(|back| attributes_json(&back.request.attributes)).collect();
     let [age, ahead] = window();
     for _ in 0..LOOKS {
         let rows = database
@@ -153,6 +156,7 @@ pub(super) async fn requeue(
                     &delay_seconds(delay),
                     &OUTSIDE_WINDOW.class.label(),
                     &OUTSIDE_WINDOW.message,
+                    &attributes,
                 ],
             )
             .await?;

@@ -3,6 +3,11 @@
 //! There is an index for each way in which few executions differ from the rest, and none that a successful execution would
 //! pay for: of those that ended without success by model, state and error class; what runs; what waits. Everything else is
 //! looked for in the order of ids, among all or among those of a model, as far as one read may look.
+//!
+//! A plan is made once, maybe for empty tables, and must hold for full ones. So where an index is meant, the statement asks for
+//! an order that only this index has: `order by model, execute_id` without saying that there is but one model, and the bounds as
+//! comparisons of rows. (An equality would let the primary key seem as good, and a rare model would be looked for through the
+//! whole table; `lower` tells the partial index by model from the other one.)
 
 use domain::limits::LIST_LOOK_MAX;
 use domain::{ExecuteId, State, TenantId};
@@ -11,18 +16,22 @@ use uuid::Uuid;
 
 use super::client::{Database, Statement, statement};
 use super::read::execution;
-use super::row::Columns;
+use super::row::{Columns, attributes_json};
 use crate::{ExecutionFilter, ExecutionPage, StoreError};
 
-/// `list_executions`, looking at what stands in `$table`.
+/// `list_executions`, walking over `$table` in `$order`.
 macro_rules! listing {
-    ($name:literal, $table:literal) => {
+    ($name:literal, $order:literal, $table:literal) => {
         Statement {
             name: $name,
             sql: concat!(
                 include_str!("sql/list_executions.sql"),
-                "    from execution e where ",
+                $order,
+                ") as place\n    from ",
                 $table,
+                "\n",
+                include_str!("sql/list_executions_page.sql"),
+                $order,
                 "\n",
                 include_str!("sql/list_executions_rest.sql")
             ),
@@ -30,22 +39,52 @@ macro_rules! listing {
     };
 }
 
-const ALL: Statement = listing!("list_executions", "$11::uuid[] is null");
-const OF_MODEL: Statement =
-    listing!("list_executions_of_model", "$11::uuid[] is null and e.model = $6::text");
-const RUNNING: Statement = listing!("list_executions_running", "$11::uuid[] is null and e.state = 'running'");
-const WAITING: Statement = listing!("list_executions_waiting", "e.execute_id = any($11::uuid[])");
+const ALL: Statement = listing!("list_executions", "e.execute_id desc", "execution e where true");
+const OF_MODEL: Statement = listing!(
+    "list_executions_of_model",
+    "e.model desc, e.execute_id desc",
+    "execution e where (e.model, e.execute_id) >= ($6::text, $3::uuid)
+        and (e.model, e.execute_id) < ($6::text, coalesce($2::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff'))"
+);
 const ENDED_BADLY: Statement = listing!(
     "list_executions_in_state",
-    "$11::uuid[] is null and e.state = $7::text and e.error_class is not null"
+    "e.state desc, e.execute_id desc",
+    "execution e where e.error_class is not null and (e.state, e.execute_id) >= ($7::text, $3::uuid)
+        and (e.state, e.execute_id) < ($7::text, coalesce($2::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff'))"
 );
 const ENDED_BADLY_OF_MODEL: Statement = listing!(
     "list_executions_of_model_without_success",
-    "$11::uuid[] is null and e.model = $6::text and e.error_class is not null"
+    "lower(e.model) desc, e.execute_id desc",
+    "execution e where e.error_class is not null and (lower(e.model), e.execute_id) >= ($6::text, $3::uuid)
+        and (lower(e.model), e.execute_id) < ($6::text, coalesce($2::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff'))"
 );
 const OF_CLASS: Statement = listing!(
     "list_executions_of_class",
-    "$11::uuid[] is null and e.error_class = $10::text and e.error_class is not null"
+    "e.error_class desc, e.execute_id desc",
+    "execution e where e.error_class is not null and (e.error_class, e.execute_id) >= ($10::text, $3::uuid)
+        and (e.error_class, e.execute_id) < ($10::text, coalesce($2::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff'))"
+);
+const WITH_ATTRIBUTE: Statement = listing!(
+    "list_executions_with_attribute",
+    "e.execute_id desc",
+    "(select a.execute_id, x.tenant, x.model, x.state, x.node, x.error_class, x.attributes
+        from (
+            select execute_id from execution_attribute
+            where tenant = $1::text and execute_id >= $3::uuid
+                and execute_id < coalesce($2::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
+                and attribute = (select key || '=' || value from jsonb_each_text($12::jsonb) limit 1)
+            order by execute_id desc limit $5::int8
+        ) a cross join lateral (select * from execution where execution.execute_id = a.execute_id offset 0) x
+        order by a.execute_id desc) e where true"
+);
+/// Looks at certain executions.
+pub(super) const WAITING: Statement = listing!(
+    "list_executions_waiting",
+    "e.execute_id desc",
+    "(select x.execute_id, x.tenant, x.model, x.state, x.node, x.error_class, x.attributes
+        from unnest($11::uuid[]) u (execute_id)
+            cross join lateral (select * from execution where execution.execute_id = u.execute_id offset 0) x
+        order by x.execute_id desc) e where true"
 );
 
 fn ends_badly(state: State) -> bool {
@@ -53,10 +92,10 @@ fn ends_badly(state: State) -> bool {
 }
 
 /// Where to look, if it is not among what waits.
-fn listing(filter: &ExecutionFilter) -> Statement {
+pub(super) fn listing(filter: &ExecutionFilter) -> Statement {
     let is_bad = filter.error_class.is_some() || filter.state.is_some_and(ends_badly);
     match (&filter.model, filter.state) {
-        (_, Some(State::Running)) => RUNNING,
+        _ if !filter.attributes.is_empty() => WITH_ATTRIBUTE,
         (Some(_), _) if is_bad => ENDED_BADLY_OF_MODEL,
         (None, _) if filter.error_class.is_some() => OF_CLASS,
         (None, _) if is_bad => ENDED_BADLY,
@@ -71,7 +110,9 @@ pub(super) async fn list_executions(
     filter: &ExecutionFilter,
 ) -> Result<ExecutionPage, StoreError> {
     let waiting = match filter.state {
-        Some(state @ (State::Queued | State::Delayed)) => list_waiting(database, state).await?,
+        Some(state @ (State::Queued | State::Delayed | State::Running)) if filter.attributes.is_empty() => {
+            list_waiting(database, state).await?
+        }
         _ => None,
     };
     let statement = if waiting.is_some() { WAITING } else { listing(filter) };
@@ -91,6 +132,7 @@ pub(super) async fn list_executions(
                 &life,
                 &filter.error_class.map(|class| class.label()),
                 &waiting,
+                &attributes_json(&filter.attributes),
             ],
         )
         .await?;

@@ -32,6 +32,7 @@ pub(super) fn execution(row: &Row) -> Result<ExecutionRow, StoreError> {
         signal: row.get("signal")?,
         log_lines: row.get("last_log_id")?,
         timeline: row.json("timeline")?,
+        attributes: row.attributes()?,
     };
     Ok(ExecutionRow { execution, tenant: row.parsed("tenant")? })
 }

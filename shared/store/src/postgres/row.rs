@@ -4,7 +4,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use bytes::Bytes;
-use domain::{Ending, ErrorClass, ExecuteId, Failure, Payload, State, VersionNumber, limits};
+use domain::{Attributes, Ending, ErrorClass, ExecuteId, Failure, Payload, State, VersionNumber, limits};
 use protocol::ReplyAddress;
 use tokio_postgres::Row;
 use tokio_postgres::types::FromSql;
@@ -39,6 +39,14 @@ impl<'a> Columns<'a> {
     pub fn json<T: serde::de::DeserializeOwned>(&self, column: &'static str) -> Result<T, StoreError> {
         let value = self.get::<serde_json::Value>(column)?;
         serde_json::from_value(value).map_err(|error| corrupt("a table", error))
+    }
+
+    /// The labels its caller gave it.
+    pub fn attributes(&self) -> Result<Attributes, StoreError> {
+        match self.get::<Option<serde_json::Value>>("attributes")? {
+            None => Ok(Attributes::default()),
+            Some(value) => serde_json::from_value(value).map_err(|error| corrupt("execution", error)),
+        }
     }
 
     pub fn execute_id(&self) -> Result<ExecuteId, StoreError> {
@@ -97,6 +105,12 @@ impl<'a> Columns<'a> {
             reply_addresses: self.reply_addresses()?,
         })
     }
+}
+
+/// Attributes as a jsonb column has them; `None` if there are none.
+pub(super) fn attributes_json(attributes: &Attributes) -> Option<serde_json::Value> {
+    let pairs = || attributes.iter().map(|(key, value)| (key.to_owned(), value.into())).collect();
+    (!attributes.is_empty()).then(|| serde_json::Value::Object(pairs()))
 }
 
 pub(super) fn parse<T: FromStr<Err: std::fmt::Display>>(text: &str) -> Result<T, StoreError> {

@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::client::{Database, Parameters, Statement, statement};
 use super::fail::corrupt;
-use super::row::{Columns, conclusions, seconds, window};
+use super::row::{Columns, attributes_json, conclusions, seconds, window};
 use super::words::{CANCELLED, EXPIRED, NODE_LOST};
 use crate::{Conclusion, Dispatch, Requeue, Rescued, StoreError};
 
@@ -29,6 +29,7 @@ fn dispatch(row: &Row) -> Result<Dispatch, StoreError> {
         deadline: row.get("deadline")?,
         reply_address: None,
         traceparent: row.get("traceparent")?,
+        attributes: domain::Attributes::default(),
         recorded: true,
     };
     Ok(Dispatch { request })
@@ -134,6 +135,7 @@ pub(super) async fn bury(
                 &reason,
                 &age,
                 &ahead,
+                &attributes_json(&request.attributes),
             ],
         )
         .await?;

@@ -8,7 +8,9 @@ use rusqlite::{Connection, params};
 
 use super::claim::{Also, end, outside_window};
 use super::fail::Fail;
-use super::row::{digest, find, first_address, further_address, id, id_bytes, in_window, parsed, run, us};
+use super::row::{
+    attributes_text, digest, find, first_address, further_address, id, id_bytes, in_window, parsed, run, us,
+};
 use crate::{Acceptance, NewExecution, Requeue};
 
 /// How long after its acceptance an execution that nobody published is taken by a sweeper.
@@ -31,8 +33,8 @@ pub(super) fn insert(c: &Connection, now: i64, new: &NewRow<'_>) -> Result<Optio
     let made = run(
         c,
         "insert into execution (execute_id, tenant, model, version, queue, input_digest, traceparent, deadline,
-             accepted_at, state, next_dispatch_at, reply_addresses)
-         values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, 'queued', ?10, ?11) on conflict (execute_id) do nothing",
+             accepted_at, state, next_dispatch_at, reply_addresses, attributes)
+         values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, 'queued', ?10, ?11, ?12) on conflict (execute_id) do nothing",
         params![
             id_bytes(request.execute_id),
             new.tenant.as_str(),
@@ -45,6 +47,7 @@ pub(super) fn insert(c: &Connection, now: i64, new: &NewRow<'_>) -> Result<Optio
             now,
             new.dispatch_at,
             new.reply_addresses,
+            attributes_text(&request.attributes),
         ],
     )?;
     if made == 0 {
@@ -78,6 +81,7 @@ fn accept_one(c: &Connection, now: i64, new: &NewExecution) -> Result<Acceptance
             deadline: new.deadline,
             reply_address: None,
             traceparent: new.traceparent.clone(),
+            attributes: new.attributes.clone(),
             recorded: true,
         };
         let row = NewRow {

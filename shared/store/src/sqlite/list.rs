@@ -36,17 +36,25 @@ pub(super) fn list_executions(
 ) -> Result<ExecutionPage, Fail> {
     let is_bad = filter.error_class.is_some()
         || filter.state.is_some_and(|state| state.is_terminal() && state != State::Succeeded);
-    // Those that ended without success have an index of their own: among many they are few.
-    let table = if is_bad { "and error_class is not null" } else { "" };
-    let columns = EXECUTION.replacen(
-        " from execution",
-        ", ((?4 is null or model = ?4) and (?5 is null or state = ?5)
-            and (?6 is null or substr(node, 1, instr(node, '@') - 1) = ?6) and (?7 is null or node = ?7)
-            and (?8 is null or error_class = ?8)) is true as is_wanted from execution",
-        1,
-    );
+    // Those that ended without success have an index of their own: among many they are few. One attribute leads to all
+    // that have it; whether they have the others too, their rows say.
+    let attribute = filter.attributes.iter().next().map(|(key, value)| format!("{key}={value}"));
+    let (table, key) = match (&attribute, is_bad) {
+        (None, false) => ("execution where ?9 is null", "execute_id"),
+        (None, true) => ("execution where ?9 is null and error_class is not null", "execute_id"),
+        // (SQLite takes the tables of a cross join in this order.)
+        (Some(_), _) => (
+            "(select execute_id as id_of from execution_attribute where tenant = ?1 and attribute = ?9)
+                 cross join execution on execute_id = id_of where true",
+            "id_of",
+        ),
+    };
+    let columns = EXECUTION.strip_suffix(" from execution").unwrap_or(EXECUTION);
     let sql = format!(
-        "{columns} where tenant = ?1 and execute_id < ?2 and execute_id >= ?3 {table} order by execute_id desc"
+        "{columns}, ((?4 is null or model = ?4) and (?5 is null or state = ?5)
+             and (?6 is null or substr(node, 1, instr(node, '@') - 1) = ?6) and (?7 is null or node = ?7)
+             and (?8 is null or error_class = ?8)) is true as is_wanted
+         from {table} and tenant = ?1 and {key} < ?2 and {key} >= ?3 order by {key} desc"
     );
     let by = params![
         tenant.as_str(),
@@ -57,6 +65,7 @@ pub(super) fn list_executions(
         filter.node_name(),
         filter.node_life(),
         filter.error_class.map(|class| class.label()),
+        attribute,
     ];
     let (mut executions, mut last, mut looked, mut is_cut) = (Vec::new(), None, 0, false);
     walk(c, &sql, by, |row| {
@@ -67,7 +76,10 @@ pub(super) fn list_executions(
         }
         looked += 1;
         if row.get("is_wanted")? {
-            executions.push(execution(row)?);
+            let found = execution(row)?;
+            if found.execution.attributes.contain(&filter.attributes) {
+                executions.push(found);
+            }
         }
         last = Some(id(row, 0)?);
         Ok(true)

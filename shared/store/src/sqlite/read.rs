@@ -6,13 +6,14 @@ use rusqlite::{Connection, Row, params};
 
 use super::fail::Fail;
 use super::row::{
-    CONCLUSION, conclusion, find, id, id_bytes, maybe_time, parsed, payload, time, timeline, version,
+    CONCLUSION, attributes, conclusion, find, id, id_bytes, maybe_time, parsed, payload, time, timeline,
+    version,
 };
 use crate::{Conclusion, ExecutionRow};
 
 pub(super) const EXECUTION: &str = "select execute_id, model, version, queue, state, attempt, failures, node, accepted_at, \
      claimed_at, finished_at, deadline, not_before, cancel_requested, error_class, error, exit_code, signal, \
-     last_log_id, timeline, tenant from execution";
+     last_log_id, timeline, tenant, attributes from execution";
 
 pub(super) fn endings(c: &Connection, ids: &[ExecuteId]) -> Result<Vec<Conclusion>, Fail> {
     let sql = format!("select {CONCLUSION} where execute_id = ?1 and finished_at is not null");
@@ -55,6 +56,7 @@ pub(super) fn execution(row: &Row<'_>) -> Result<ExecutionRow, Fail> {
         signal: row.get(17)?,
         log_lines: row.get(18)?,
         timeline: timeline(text)?,
+        attributes: attributes(row, 21)?,
     };
     Ok(ExecutionRow { execution, tenant: parsed(row, 20)? })
 }

@@ -3,7 +3,9 @@
 use std::str::FromStr;
 use std::time::Duration;
 
-use domain::{Digest, Ending, ErrorClass, ExecuteId, Failure, Payload, State, VersionNumber, limits};
+use domain::{
+    Attributes, Digest, Ending, ErrorClass, ExecuteId, Failure, Payload, State, VersionNumber, limits,
+};
 use jiff::Timestamp;
 use protocol::ReplyAddress;
 use protocol::http::TimelineEvent;
@@ -77,6 +79,19 @@ pub(super) fn digest(row: &Row<'_>, column: usize) -> Result<Digest, Fail> {
 pub(super) fn parsed<T: FromStr<Err: std::fmt::Display>>(row: &Row<'_>, column: usize) -> Result<T, Fail> {
     let text = row.get_ref(column)?.as_str().map_err(|error| Fail::corrupt("a table", error))?;
     text.parse().map_err(|error| Fail::corrupt("a table", format!("{text:?}: {error}")))
+}
+
+/// Attributes as their column has them; `None` if there are none.
+pub(super) fn attributes_text(attributes: &Attributes) -> Option<String> {
+    // A map of strings: this cannot fail.
+    (!attributes.is_empty()).then(|| serde_json::to_string(attributes).unwrap_or_default())
+}
+
+pub(super) fn attributes(row: &Row<'_>, column: usize) -> Result<Attributes, Fail> {
+    match row.get_ref(column)?.as_str_or_null().map_err(rusqlite::Error::from)? {
+        None => Ok(Attributes::default()),
+        Some(text) => serde_json::from_str(text).map_err(|error| Fail::corrupt("execution", error)),
+    }
 }
 
 pub(super) fn version(row: &Row<'_>, column: usize) -> Result<Option<VersionNumber>, Fail> {

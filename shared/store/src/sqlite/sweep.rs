@@ -107,6 +107,7 @@ fn dispatch(c: &Connection, key: i64) -> Result<Dispatch, Fail> {
             deadline: maybe_time(row, 4)?,
             reply_address: None,
             traceparent: row.get(5)?,
+            attributes: domain::Attributes::default(),
             recorded: true,
         })
     })?;

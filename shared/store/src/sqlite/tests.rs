@@ -71,6 +71,7 @@ fn new_execution() -> NewExecution {
         reply_address: None,
         deadline: None,
         traceparent: None,
+        attributes: domain::Attributes::default(),
         idempotency_key: None,
     }
 }
@@ -95,6 +96,7 @@ fn claim(execute_id: ExecuteId) -> ClaimRequest {
             deadline: None,
             reply_address: None,
             traceparent: None,
+            attributes: domain::Attributes::default(),
             recorded: true,
         },
         version: Some(VersionNumber(1)),

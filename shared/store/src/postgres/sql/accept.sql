@@ -3,7 +3,7 @@
 -- Arrays of equal length, one element per execution: $1 execute_id, $2 tenant, $3 model, $4 version, $5 queue, $6 input_type,
 -- $7 input, $8 input_digest, $9 reply_to (null: nobody waits), $10 correlation_id, $11 deadline, $12 traceparent,
 -- $13 idempotency key (null: none). $14, $15: how far back and ahead a new id may be dated, $16: how long a key is
--- remembered, in seconds. No id and no key may be twice in it.
+-- remembered, in seconds. $17 attributes (null: none), one element per execution again. No id and no key may be twice in it.
 --
 -- One row per execution, in order: what became of it, and what was there before. A row with nothing inserted and nothing
 -- there before lost a race against another statement: ask again.
@@ -11,9 +11,9 @@ with item as (
     select i.*, i.execute_id >= execute_id_floor(clock_timestamp() - make_interval(secs => $14))
             and i.execute_id < execute_id_floor(clock_timestamp() + make_interval(secs => $15)) as in_window
     from unnest($1::uuid[], $2::text[], $3::text[], $4::int[], $5::text[], $6::text[], $7::bytea[], $8::bytea[], $9::text[],
-            $10::text[], $11::timestamptz[], $12::text[], $13::text[]) with ordinality
+            $10::text[], $11::timestamptz[], $12::text[], $13::text[], $17::jsonb[]) with ordinality
         as i (execute_id, tenant, model, version, queue, input_type, input, input_digest, reply_to, correlation_id,
-            deadline, traceparent, key, place)
+            deadline, traceparent, key, attributes, place)
 ),
 before as materialized (
     select e.execute_id, e.tenant, e.input_digest, e.state, e.dispatched_at is null as is_undispatched
@@ -35,12 +35,12 @@ key_taken as (
 ),
 recorded as (
     insert into execution (execute_id, tenant, model, version, queue, state, input_type, input, input_digest, reply_to,
-        correlation_id, reply_claim, deadline, traceparent, next_dispatch_at)
+        correlation_id, reply_claim, deadline, traceparent, attributes, next_dispatch_at)
     select i.execute_id, i.tenant, i.model, i.version, i.queue, 'queued', i.input_type, i.input, i.input_digest,
         case when i.reply_to is null then '{}' else array[i.reply_to] end,
         case when i.reply_to is null then '{}' else array[i.correlation_id] end,
         case when i.reply_to is null then '{}' else array[null::uuid] end,
-        i.deadline, i.traceparent, clock_timestamp() + interval '5 s'
+        i.deadline, i.traceparent, i.attributes, clock_timestamp() + interval '5 s'
     from item i
     where i.in_window and (i.key is null or i.execute_id in (select execute_id from key_taken))
     order by i.execute_id

@@ -5,16 +5,17 @@
 -- $12 reply_to (null: nobody waits), $13 correlation_id, $14 deadline, $15 traceparent, $16 recorded (the row should exist),
 -- $17 is_repeat (redelivered, or a dispatch of our own: an address that is known is no second one).
 -- $18, $19: how far back and ahead a new id may be dated, in seconds; $20: how many reply addresses a row remembers;
--- $21, $22, $23, $24: error_class and error of an expired and of a cancelled execution. No id may be twice in it.
+-- $21, $22, $23, $24: error_class and error of an expired and of a cancelled execution; $25: attributes (null: none), one element per delivery again.
+-- No id may be twice in it.
 --
 -- One row per delivery, in order: a verdict, and the execution's row after it. The verdict is null if another statement made
 -- the row just now: ask again.
 with item as (
     select i.*
     from unnest($1::uuid[], $2::uuid[], $3::text[], $4::float8[], $5::text[], $6::text[], $7::int[], $8::text[], $9::text[],
-            $10::bytea[], $11::bytea[], $12::text[], $13::text[], $14::timestamptz[], $15::text[], $16::bool[], $17::bool[])
+            $10::bytea[], $11::bytea[], $12::text[], $13::text[], $14::timestamptz[], $15::text[], $16::bool[], $17::bool[], $25::jsonb[])
         with ordinality as i (execute_id, claim_id, node, lease, tenant, model, version, queue, input_type, input,
-            input_digest, reply_to, correlation_id, deadline, traceparent, recorded, is_repeat, place)
+            input_digest, reply_to, correlation_id, deadline, traceparent, recorded, is_repeat, attributes, place)
 ),
 -- Every row that is changed is locked first, in the order of the ids: so no two statements wait for each other.
 held as materialized (
@@ -73,7 +74,7 @@ changed as (
 made as (
     insert into execution (execute_id, tenant, model, version, queue, state, attempt, claim_id, node, leased_by, leased_until,
         renewed_at, claimed_at, input_type, input, input_digest, reply_to, correlation_id, reply_claim, deadline, traceparent,
-        timeline, finished_at, error_class, error)
+        attributes, timeline, finished_at, error_class, error)
     select i.execute_id, i.tenant, i.model, i.version, i.queue, case when n.runs then 'running' else 'expired' end,
         n.runs::int, case when n.runs then i.claim_id end, case when n.runs then i.node end, case when n.runs then i.node end,
         case when n.runs then n.at + make_interval(secs => i.lease) end, case when n.runs then n.at end,
@@ -81,7 +82,7 @@ made as (
         case when i.reply_to is null then '{}' else array[i.reply_to] end,
         case when i.reply_to is null then '{}' else array[i.correlation_id] end,
         case when i.reply_to is null then '{}' else array[i.claim_id] end,
-        i.deadline, i.traceparent,
+        i.deadline, i.traceparent, i.attributes,
         case when n.runs then jsonb_build_array(jsonb_build_object('attempt', 1, 'event', 'claimed',
             'at', to_char(n.at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'), 'node', i.node)) else '[]' end,
         case when not n.runs then n.at end, case when not n.runs then $21::text end, case when not n.runs then $22::text end

@@ -5,16 +5,16 @@
 -- $5 queue, $6 input_type, $7 input, $8 input_digest, $9 reply_to (null: nobody waits), $10 correlation_id, $11 deadline,
 -- $12 traceparent, $13 recorded (a dispatch of our own: its address may be known). $14, $15: how far back and ahead a new id may
 -- be dated, $17 when they are due, in seconds; $16: how many reply addresses a row remembers; $18, $19: error_class and error
--- outside the window. No id may be twice in it.
+-- outside the window; $20: attributes (null: none), one element per delivery again. No id may be twice in it.
 --
 -- A row for each delivery whose row another statement made just now: ask again.
 with item as (
     select i.*, i.execute_id >= execute_id_floor(clock_timestamp() - make_interval(secs => $14))
             and i.execute_id < execute_id_floor(clock_timestamp() + make_interval(secs => $15)) as in_window
     from unnest($1::uuid[], $2::text[], $3::text[], $4::int[], $5::text[], $6::text[], $7::bytea[], $8::bytea[], $9::text[],
-            $10::text[], $11::timestamptz[], $12::text[], $13::bool[])
+            $10::text[], $11::timestamptz[], $12::text[], $13::bool[], $20::jsonb[])
         as i (execute_id, tenant, model, version, queue, input_type, input, input_digest, reply_to, correlation_id, deadline,
-            traceparent, recorded)
+            traceparent, recorded, attributes)
 ),
 held as materialized (
     select e.execute_id, e.tenant, e.state, e.input_digest, e.reply_to, e.correlation_id
@@ -43,13 +43,13 @@ changed as (
 ),
 made as (
     insert into execution (execute_id, tenant, model, version, queue, state, input_type, input, input_digest, reply_to,
-        correlation_id, reply_claim, deadline, traceparent, next_dispatch_at, finished_at, error_class, error)
+        correlation_id, reply_claim, deadline, traceparent, attributes, next_dispatch_at, finished_at, error_class, error)
     select i.execute_id, i.tenant, i.model, i.version, i.queue, case when i.in_window then 'queued' else 'dead' end,
         i.input_type, i.input, i.input_digest,
         case when i.reply_to is null then '{}' else array[i.reply_to] end,
         case when i.reply_to is null then '{}' else array[i.correlation_id] end,
         case when i.reply_to is null then '{}' else array[null::uuid] end,
-        i.deadline, i.traceparent, case when i.in_window then clock_timestamp() + make_interval(secs => $17) end,
+        i.deadline, i.traceparent, i.attributes, case when i.in_window then clock_timestamp() + make_interval(secs => $17) end,
         case when not i.in_window then clock_timestamp() end, case when not i.in_window then $18::text end,
         case when not i.in_window then $19::text end
     from item i

@@ -150,6 +150,7 @@ pub fn new_execution() -> NewExecution {
         reply_address: Some(address("gateway", "1")),
         deadline: None,
         traceparent: None,
+        attributes: domain::Attributes::default(),
         idempotency_key: None,
     }
 }
@@ -174,6 +175,7 @@ pub fn claim_of(new: &NewExecution) -> ClaimRequest {
         deadline: new.deadline,
         reply_address: new.reply_address.clone(),
         traceparent: new.traceparent.clone(),
+        attributes: new.attributes.clone(),
         recorded: true,
     };
     ClaimRequest {

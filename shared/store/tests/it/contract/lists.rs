@@ -4,7 +4,7 @@ use domain::{Ending, ErrorClass, ExecuteId, Failure, State};
 use jiff::Timestamp;
 use store::{ExecutionFilter, NewExecution, OfNode, Settlement};
 
-use super::{Env, claim_of, claimed, finish, new_execution, node, succeeded};
+use super::{Env, claim_of, claimed, direct, finish, new_execution, node, requeue_of, succeeded};
 
 fn dated(n: u64) -> ExecuteId {
     ExecuteId::new(u64::try_from(Timestamp::now().as_millisecond()).unwrap() + n)
@@ -134,4 +134,45 @@ pub async fn a_list_that_finds_little_says_how_far_it_got(env: Env) {
     // So many wait that they are looked for among all.
     let waiting = ExecutionFilter { limit: 2, state: Some(State::Queued), ..ExecutionFilter::default() };
     assert_eq!(page(&env, &all, &waiting).await, (vec![look + 9, look + 8], Some(look + 8)));
+}
+
+pub async fn executions_are_found_by_the_attributes_their_callers_gave_them(env: Env) {
+    let mut all = executions(6);
+    for (n, attributes) in
+        [(0, "customer=acme"), (2, "run=7, customer=acme"), (3, "customer=acme co"), (5, "run=7")]
+    {
+        all[n].attributes = attributes.parse().unwrap();
+    }
+    // Recorded by a gateway, made by the claim of a direct producer's message, made by giving one back.
+    env.record.accept(&all[..3]).await.unwrap();
+    env.claim(&direct(&all[3])).await;
+    env.record.accept(&all[4..5]).await.unwrap();
+    env.record.requeue(&[requeue_of(&direct(&all[5]))], std::time::Duration::ZERO).await.unwrap();
+    let with = |text: &str| ExecutionFilter {
+        attributes: text.parse().unwrap(),
+        limit: 100,
+        ..ExecutionFilter::default()
+    };
+    for (filter, expected) in [
+        (with("customer=acme"), &[2, 0][..]),
+        (with("customer=acme co"), &[3]),
+        (with("customer=none"), &[]),
+        (with("run=7"), &[5, 2]),
+        (with("run=7, customer=acme"), &[2]),
+        (ExecutionFilter { state: Some(State::Running), ..with("customer=acme co") }, &[3]),
+        (ExecutionFilter { state: Some(State::Queued), ..with("run=7") }, &[5, 2]),
+        (ExecutionFilter { model: Some("odd".parse().unwrap()), ..with("run=7") }, &[5]),
+        (ExecutionFilter { error_class: Some(ErrorClass::Oom), ..with("run=7") }, &[]),
+        (ExecutionFilter { before: Some(all[5].execute_id), ..with("run=7") }, &[2]),
+        (ExecutionFilter { from: Some(all[1].execute_id), ..with("customer=acme") }, &[2]),
+    ] {
+        assert_eq!(page(&env, &all, &filter).await, (expected.to_vec(), None), "{filter:?}");
+    }
+    let first = ExecutionFilter { limit: 1, ..with("run=7") };
+    assert_eq!(page(&env, &all, &first).await, (vec![5], Some(5)));
+    assert_eq!(env.row(all[2].execute_id).await.attributes, all[2].attributes);
+    assert!(env.row(all[1].execute_id).await.attributes.is_empty());
+    let stranger = "stranger".parse().unwrap();
+    let page = env.record.list_executions(&stranger, &with("run=7")).await.unwrap();
+    assert_eq!(page.executions, []);
 }

@@ -152,6 +152,7 @@ contract! {
         a_list_holds_what_every_filter_lets_through,
         what_came_meanwhile_shifts_no_page,
         a_list_that_finds_little_says_how_far_it_got,
+        executions_are_found_by_the_attributes_their_callers_gave_them,
     ;
     pages:
         a_page_of_a_log_and_its_tail_are_in_order,
