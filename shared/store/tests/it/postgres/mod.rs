@@ -1,5 +1,6 @@
 //! What is special about PostgreSQL: its races, its schema, its links.
 
+mod attributes;
 mod contention;
 mod faults;
 mod fences;
