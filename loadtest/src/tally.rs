@@ -248,9 +248,13 @@ impl Series {
         (quantile(0.5), quantile(0.99))
     }
 
-    /// The seconds from the measured time's begin on; those after its end are what was still open then.
+    /// The whole seconds of the measured time.
     pub fn into_seconds(mut self) -> Vec<Second> {
-        self.roll();
+        let whole = (self.measured.end - self.measured.start).as_secs();
+        while self.current_second.second < whole {
+            self.roll();
+        }
+        self.seconds.retain(|second| second.second < whole);
         self.seconds
     }
 }

@@ -27,7 +27,7 @@ const WIDTH: f64 = 420.0;
 const HEIGHT: f64 = 240.0;
 /// Room for what stands at the axes.
 const LEFT: f64 = 52.0;
-const RIGHT: f64 = 10.0;
+const RIGHT: f64 = 24.0;
 const TOP: f64 = 10.0;
 const BOTTOM: f64 = 38.0;
 const GRID_LINES: u32 = 4;
@@ -43,7 +43,12 @@ pub fn escape(text: &str) -> String {
 
 /// Bars below each other, the longest as wide as there is room.
 pub fn bars(title: &str, bars: &[Bar]) -> String {
-    let longest = bars.iter().map(|bar| bar.value).fold(0.0, f64::max);
+    bars_of(title, 0.0, bars)
+}
+
+/// Bars below each other; one of `whole`, or the longest if that is longer, is as wide as there is room.
+pub fn bars_of(title: &str, whole: f64, bars: &[Bar]) -> String {
+    let longest = bars.iter().map(|bar| bar.value).fold(whole, f64::max);
     let mut html = format!("<figure><figcaption>{}</figcaption><div class=\"bars\">", escape(title));
     for bar in bars {
         let percent = if longest > 0.0 { 100.0 * bar.value / longest } else { 0.0 };
@@ -134,7 +139,7 @@ pub fn even_ticks(max: f64) -> Vec<(f64, String)> {
 /// The next number above that is easily divided.
 fn nice(value: f64) -> f64 {
     let power = 10_f64.powf(value.log10().floor());
-    let steps = [1.0, 2.0, 4.0, 5.0, 8.0, 10.0];
+    let steps = [1.0, 1.2, 1.6, 2.0, 2.4, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0];
     steps.into_iter().map(|step| step * power).find(|step| *step >= value * 0.999_999).unwrap_or(value)
 }
 
@@ -153,7 +158,7 @@ mod tests {
 
     #[test]
     fn axes_end_at_easy_numbers() {
-        for (value, expected) in [(0.7, 0.8), (1.0, 1.0), (13.0, 20.0), (450.0, 500.0), (8_100.0, 10_000.0)] {
+        for (value, expected) in [(0.7, 0.8), (1.0, 1.0), (13.0, 16.0), (450.0, 500.0), (8_100.0, 10_000.0)] {
             assert!((nice(value) - expected).abs() < 1e-9, "{value}: {}", nice(value));
         }
         assert_eq!(number(12_500.0), "12.5k");
@@ -165,7 +170,7 @@ mod tests {
     fn a_line_is_drawn_from_corner_to_corner() {
         let line = Line { name: "a<b".to_owned(), points: vec![(0.0, 0.0), (4.0, 8.0)] };
         let svg = lines("t", "x", "y", &[], &[line]);
-        assert!(svg.contains("points=\"52.0,202.0 410.0,10.0\""), "{svg}");
+        assert!(svg.contains("points=\"52.0,202.0 396.0,10.0\""), "{svg}");
         assert!(svg.contains("a&lt;b"), "{svg}");
     }
 

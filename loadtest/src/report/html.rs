@@ -1,6 +1,6 @@
 //! A report as one page of HTML that loads nothing: charts are drawn into it.
 
-use super::chart::{Bar, Line, bars, escape, even_ticks, lines};
+use super::chart::{Bar, Line, bars, bars_of, escape, even_ticks, lines};
 use super::page::{page, table, tiles};
 use super::text::ms;
 use super::{Report, Run};
@@ -213,19 +213,14 @@ fn costs(run: &Run) -> String {
     let mut html =
         if cpu.is_empty() { String::new() } else { bars("CPU time per execution, and memory", &cpu) };
     if let Some(ceiling) = &run.ceiling {
-        let share =
-            |per_s: f64| format!("{per_s:.0}/s · ours {:.1} %", 100.0 * run.figures.throughput_per_s / per_s);
         let parts = ceiling.parts().into_iter().filter_map(|(name, pace)| {
             let per_s = pace?.per_s;
-            Some(Bar { label: name.to_owned(), value: per_s, note: share(per_s), colour: 3 })
+            let percent = 100.0 * run.figures.throughput_per_s / per_s;
+            let note = format!("{percent:.1} % of {per_s:.0}/s");
+            Some(Bar { label: name.to_owned(), value: percent, note, colour: 3 })
         });
-        let mut all: Vec<_> = parts.collect();
-        let per_s = run.figures.throughput_per_s;
-        all.insert(
-            0,
-            Bar { label: "ours".to_owned(), value: per_s, note: format!("{per_s:.0}/s"), colour: 1 },
-        );
-        html.push_str(&bars("What this machine does at most, in this run", &all));
+        let parts: Vec<_> = parts.collect();
+        html.push_str(&bars_of("Ours, as a share of what this machine does at most", 100.0, &parts));
     }
     html
 }

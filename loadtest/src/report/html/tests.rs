@@ -87,7 +87,7 @@ fn the_page_is_well_formed_and_whole() {
     for expected in [
         "Goodput",
         "Other systems",
-        "ours 50.0 %",
+        "50.0 % of 1000/s",
         "p99&lt;5ms DOES NOT HOLD",
         "share&gt;40% holds",
         "srcdoc=",
