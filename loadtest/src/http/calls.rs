@@ -36,6 +36,10 @@ impl Gateways {
                     let pause = pause_of(&answer);
                     note_id(&answer, &mut outcome);
                     outcome.steps = steps(&answer);
+                    if answer.status == StatusCode::ACCEPTED {
+                        // The wait goes on after this answer.
+                        outcome.steps.wait = None;
+                    }
                     outcome.end = end_of(&answer, &call);
                     if pause.is_some() && !call.retries {
                         outcome.end = End::Shed;
