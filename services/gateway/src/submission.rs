@@ -1,18 +1,20 @@
 //! One submission: the row, the message, the wait.
 
+mod order;
+
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use domain::{Attributes, ExecuteId, ModelName, Payload, State, VersionSelector};
+use domain::{Attributes, ExecuteId, ModelName, Payload, State};
 use jiff::Timestamp;
-use protocol::{ProblemCode, Reply, ReplyAddress, Request};
-use store::{Acceptance, NewExecution, Recovery, StoreError, VersionRow};
-use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use protocol::{ProblemCode, Reply};
+use store::{Acceptance, StoreError, VersionRow};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
+use self::order::{Order, Sooner};
 use crate::gateway::Gateway;
-use crate::metrics;
 use crate::problem::Refusal;
 use crate::waiters::Waiting;
 
@@ -45,10 +47,11 @@ pub(crate) struct Submitted {
 
 /// How long the steps took.
 pub(crate) struct Timing {
-    pub record: Duration,
+    /// `None` if the gateway did not write the row: it was answered before.
+    pub record: Option<Duration>,
     /// `None` if there is no confirm yet.
     pub publish: Option<Duration>,
-    /// From the record's answer on.
+    /// From the record's answer on, or from the beginning.
     pub wait: Duration,
 }
 
@@ -60,8 +63,24 @@ pub(crate) async fn submit(gateway: &Gateway, submission: Submission) -> Result<
     let own_id = ExecuteId::new(now_ms());
     // Before anything is sent: from here on no reply can come too early.
     let mut waiting = if is_waiting { Some(gateway.waiters.register(own_id)?) } else { None };
-    let published = Arc::new(AtomicU64::new(0));
-    let acceptance = record_and_publish(gateway, own_id, submission, published.clone()).await?;
+    let order = Order::new(gateway, own_id, submission);
+    let published_us = order.published_us();
+    let timing = |record: Option<Duration>| {
+        let publish =
+            Some(published_us.load(Ordering::Relaxed)).filter(|us| *us > 0).map(Duration::from_micros);
+        Timing { record, publish, wait: begin.elapsed() - record.unwrap_or_default() }
+    };
+    let acceptance = match waiting.as_mut().filter(|_| order.may_be_published_first()) {
+        None => order.record_first(gateway).await?,
+        Some(waiting) => match order.publish_first(gateway, waiting, give_up).await? {
+            Sooner::Recorded(acceptance) => acceptance,
+            Sooner::Reply(reply) => {
+                let state = reply.ending.state();
+                let (reply, timing) = (Some(reply), timing(None));
+                return Ok(Submitted { execute_id: own_id, replayed: false, reply, state, timing });
+            }
+        },
+    };
     let record = begin.elapsed();
     let (execute_id, state) = match acceptance {
         Acceptance::Recorded => (own_id, State::Queued),
@@ -85,19 +104,18 @@ pub(crate) async fn submit(gateway: &Gateway, submission: Submission) -> Result<
     let (reply, state) = match waiting {
         // It had ended before: nobody has to be waited for.
         Some(_) if state.is_terminal() => look(gateway, execute_id, state).await,
-        Some(waiting) => match wait(gateway, waiting, give_up).await {
+        Some(mut waiting) => match wait(gateway, &mut waiting, give_up).await {
             Some(reply) => (Some(reply), state),
             None => look(gateway, execute_id, state).await,
         },
         None => (None, state),
     };
-    let publish = Some(published.load(Ordering::Relaxed)).filter(|us| *us > 0).map(Duration::from_micros);
-    let timing = Timing { record, publish, wait: begin.elapsed() - record };
+    let timing = timing(Some(record));
     Ok(Submitted { execute_id, replayed, reply, state, timing })
 }
 
 /// Waits for the reply until `give_up`, or the end of a drain; then the caller has its row or its handle.
-pub(crate) async fn wait(gateway: &Gateway, mut waiting: Waiting, give_up: Instant) -> Option<Arc<Reply>> {
+pub(crate) async fn wait(gateway: &Gateway, waiting: &mut Waiting, give_up: Instant) -> Option<Arc<Reply>> {
     let drained = async {
         gateway.shutdown.draining().await;
         tokio::select! {
@@ -129,91 +147,6 @@ async fn look(gateway: &Gateway, execute_id: ExecuteId, state: State) -> (Option
         tracing::warn!(%execute_id, error = bootstrap::chain(&error), "cannot read the row at the end of a wait");
         (None, state)
     })
-}
-
-/// Records and, if the row is new, publishes, in a task of its own. Returns once the row is written; `published` is how
-/// many microseconds the confirm took, once it is there.
-async fn record_and_publish(
-    gateway: &Gateway,
-    execute_id: ExecuteId,
-    submission: Submission,
-    published: Arc<AtomicU64>,
-) -> Result<Acceptance, Refusal> {
-    let reply_address = (!submission.wait.is_zero()).then(|| ReplyAddress {
-        reply_to: gateway.ports.broker.reply_queue().to_owned(),
-        correlation_id: execute_id.to_string(),
-    });
-    let request = Request {
-        execute_id,
-        model: submission.model,
-        version: VersionSelector::Number(submission.version.version),
-        queue: submission.version.manifest.queue.clone(),
-        input: submission.input,
-        deadline: submission.deadline,
-        reply_address,
-        traceparent: submission.traceparent,
-        attributes: submission.attributes,
-        recorded: true,
-    };
-    let new = NewExecution {
-        execute_id,
-        tenant: gateway.tenant.clone(),
-        model: request.model.clone(),
-        version: submission.version.version,
-        queue: request.queue.clone(),
-        input: request.input.clone(),
-        input_digest: request.input_digest(),
-        reply_address: request.reply_address.clone(),
-        deadline: request.deadline,
-        traceparent: request.traceparent.clone(),
-        attributes: request.attributes.clone(),
-        idempotency_key: submission.idempotency_key,
-    };
-    let (accepted, acceptance) = oneshot::channel();
-    let (worker, room) = (gateway.clone(), submission.room);
-    gateway.tasks.spawn(async move {
-        let acceptance = worker.writer.accept(new).await;
-        let is_new = matches!(acceptance, Ok(Acceptance::Recorded));
-        // The caller may have gone; what it asked for has not.
-        drop(accepted.send(acceptance));
-        if is_new {
-            metrics::accepted();
-            publish(&worker, request, &published).await;
-        }
-        drop(room);
-    });
-    match acceptance.await {
-        Ok(Ok(acceptance)) => Ok(acceptance),
-        Ok(Err(error)) => Err(not_recorded(execute_id, error)),
-        Err(_) => {
-            Err(Refusal::new(ProblemCode::Internal, "the submission was broken off; nothing is known of it"))
-        }
-    }
-}
-
-/// What the caller is told when the record did not say that the row is written.
-fn not_recorded(execute_id: ExecuteId, error: StoreError) -> Refusal {
-    metrics::refused();
-    let is_unknown = error.recovery() == Recovery::Unknown;
-    let refusal = Refusal::from(error);
-    if is_unknown { refusal.about_unknown(execute_id) } else { refusal }
-}
-
-async fn publish(gateway: &Gateway, request: Request, published: &AtomicU64) {
-    let (execute_id, begin) = (request.execute_id, Instant::now());
-    gateway.dispatched.publishing(execute_id);
-    match gateway.ports.broker.publish(&request.queue, request.to_message()).await {
-        Ok(()) => {
-            let us = u64::try_from(begin.elapsed().as_micros()).unwrap_or(u64::MAX);
-            published.store(us.max(1), Ordering::Relaxed);
-            gateway.dispatched.confirmed(execute_id);
-        }
-        Err(error) => {
-            gateway.dispatched.forget(execute_id);
-            metrics::publication_failed();
-            tracing::debug!(%execute_id, error = bootstrap::chain(&error), "accepted and not published; a sweeper will");
-        }
-    }
 }
 
 /// Milliseconds after 1970 by this machine's clock.

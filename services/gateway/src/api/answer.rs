@@ -69,15 +69,12 @@ pub(crate) async fn submitted(gateway: &Gateway, submitted: Submitted) -> Respon
     }
     let ms = |duration: Duration| duration.as_secs_f64() * 1_000.0;
     let steps = &submitted.timing;
-    let mut timing = format!("record;dur={:.3}", ms(steps.record));
-    if let Some(publish) = steps.publish {
-        timing.push_str(&format!(", publish;dur={:.3}", ms(publish)));
-    }
-    timing.push_str(&format!(", wait;dur={:.3}", ms(steps.wait)));
-    if let Some(reply) = submitted.reply.filter(|reply| !reply.run.is_zero()) {
-        timing.push_str(&format!(", run;dur={:.3}", ms(reply.run)));
-    }
-    set(headers, "server-timing", &timing);
+    let run = submitted.reply.map(|reply| reply.run).filter(|run| !run.is_zero());
+    let steps =
+        [("record", steps.record), ("publish", steps.publish), ("wait", Some(steps.wait)), ("run", run)];
+    let timing: Vec<_> =
+        steps.into_iter().filter_map(|(step, took)| Some(format!("{step};dur={:.3}", ms(took?)))).collect();
+    set(headers, "server-timing", &timing.join(", "));
     response
 }
 

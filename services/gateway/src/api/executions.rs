@@ -238,8 +238,8 @@ pub(crate) async fn get_execution(
         parameters(query)?.wait.as_deref().map(admission::wait_seconds).transpose()?.unwrap_or_default();
     let mut execution = find(&gateway, execute_id).await?;
     if !wait.is_zero() && !execution.state.is_terminal() {
-        let waiting = gateway.waiters.register(execute_id)?;
-        submission::wait(&gateway, waiting, Instant::now() + wait).await;
+        let mut waiting = gateway.waiters.register(execute_id)?;
+        submission::wait(&gateway, &mut waiting, Instant::now() + wait).await;
         execution = find(&gateway, execute_id).await?;
     }
     let mut now = http::ExecutionNow { execution, phase: None, position: None };

@@ -8,7 +8,7 @@ use broker::embedded::Embedded;
 use broker::{Broker, BrokerError, Control, Deliveries, DeliverySource, PublishError};
 use coordination::record::{RecordCoordination, RecordCoordinationConfig};
 use domain::{Manifest, QueueName};
-use protocol::RawMessage;
+use protocol::{RawMessage, ReplyAddress};
 use store::sqlite::{Sqlite, SqliteConfig};
 use store::{PushVersion, Record};
 use tokio::sync::mpsc;

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use domain::ExecuteId;
+use jiff::Timestamp;
 use protocol::Request;
 use tokio_postgres::Row;
 
@@ -49,8 +51,8 @@ async fn once(database: &Database, batch: &[&ClaimRequest]) -> Result<Vec<Row>, 
         claim.request.reply_address.as_ref().map(|address| address.correlation_id.as_str()));
     let (deadlines, traceparents) = columns!(batch => |claim|
         claim.request.deadline, claim.request.traceparent.as_deref());
-    let (recorded, repeats) = columns!(batch => |claim|
-        claim.request.recorded, claim.redelivered || claim.request.recorded);
+    let (recorded, repeats, dates) = columns!(batch => |claim|
+        claim.request.recorded, claim.redelivered || claim.request.recorded, dated_at(claim.request.execute_id));
     let attributes: Vec<_> = batch.iter().map(|claim| attributes_json(&claim.request.attributes)).collect();
     let [age, ahead] = window();
     database
@@ -82,9 +84,18 @@ async fn once(database: &Database, batch: &[&ClaimRequest]) -> Result<Vec<Row>, 
                 &CANCELLED.class.label(),
                 &CANCELLED.message,
                 &attributes,
+                &dates,
             ],
         )
         .await
+}
+
+/// When an id says that it was made. (Every id that is a time at all fits; any other is outside the window.)
+fn dated_at(execute_id: ExecuteId) -> Timestamp {
+    i64::try_from(execute_id.unix_ms())
+        .ok()
+        .and_then(|ms| Timestamp::from_millisecond(ms).ok())
+        .unwrap_or_default()
 }
 
 /// What the verdict says; `None` if another statement made the row just now.

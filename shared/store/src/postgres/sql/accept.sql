@@ -8,8 +8,8 @@
 -- One row per execution, in order: what became of it, and what was there before. A row with nothing inserted and nothing
 -- there before lost a race against another statement: ask again.
 with item as (
-    select i.*, i.execute_id >= execute_id_floor(clock_timestamp() - make_interval(secs => $14))
-            and i.execute_id < execute_id_floor(clock_timestamp() + make_interval(secs => $15)) as in_window
+    select i.*, i.execute_id >= (select execute_id_floor(clock_timestamp() - make_interval(secs => $14)))
+            and i.execute_id < (select execute_id_floor(clock_timestamp() + make_interval(secs => $15))) as in_window
     from unnest($1::uuid[], $2::text[], $3::text[], $4::int[], $5::text[], $6::text[], $7::bytea[], $8::bytea[], $9::text[],
             $10::text[], $11::timestamptz[], $12::text[], $13::text[], $17::jsonb[]) with ordinality
         as i (execute_id, tenant, model, version, queue, input_type, input, input_digest, reply_to, correlation_id,
@@ -47,7 +47,7 @@ recorded as (
     on conflict (execute_id) do nothing
     returning execute_id
 )
-select r.execute_id is not null as is_recorded, i.in_window,
+select i.execute_id in (select execute_id from recorded) as is_recorded, i.in_window,
     -- The execution that has the id.
     b.state, b.tenant = i.tenant and b.input_digest = i.input_digest as is_same, b.is_undispatched,
     -- Another execution that has the key, if it is not forgotten.
@@ -55,7 +55,6 @@ select r.execute_id is not null as is_recorded, i.in_window,
     k.execute_id as key_execute_id, k.input_digest = i.input_digest as key_is_same,
     (select e.state from execution e where e.execute_id = k.execute_id) as key_state
 from item i
-    left join recorded r using (execute_id)
     left join before b using (execute_id)
     left join key_taken t using (execute_id)
     left join idempotency_key k on k.tenant = i.tenant and k.model = i.model and k.key = i.key

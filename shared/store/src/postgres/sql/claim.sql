@@ -5,21 +5,25 @@
 -- $12 reply_to (null: nobody waits), $13 correlation_id, $14 deadline, $15 traceparent, $16 recorded (the row should exist),
 -- $17 is_repeat (redelivered, or a dispatch of our own: an address that is known is no second one).
 -- $18, $19: how far back and ahead a new id may be dated, in seconds; $20: how many reply addresses a row remembers;
--- $21, $22, $23, $24: error_class and error of an expired and of a cancelled execution; $25: attributes (null: none), one element per delivery again.
--- No id may be twice in it.
+-- $21, $22, $23, $24: error_class and error of an expired and of a cancelled execution. One element per delivery again:
+-- $25 attributes (null: none), $26 when its id is dated. No id may be twice in it.
 --
 -- One row per delivery, in order: a verdict, and the execution's row after it. The verdict is null if another statement made
 -- the row just now: ask again.
 with item as (
     select i.*
     from unnest($1::uuid[], $2::uuid[], $3::text[], $4::float8[], $5::text[], $6::text[], $7::int[], $8::text[], $9::text[],
-            $10::bytea[], $11::bytea[], $12::text[], $13::text[], $14::timestamptz[], $15::text[], $16::bool[], $17::bool[], $25::jsonb[])
+            $10::bytea[], $11::bytea[], $12::text[], $13::text[], $14::timestamptz[], $15::text[], $16::bool[], $17::bool[],
+            $25::jsonb[], $26::timestamptz[])
         with ordinality as i (execute_id, claim_id, node, lease, tenant, model, version, queue, input_type, input,
-            input_digest, reply_to, correlation_id, deadline, traceparent, recorded, is_repeat, attributes, place)
+            input_digest, reply_to, correlation_id, deadline, traceparent, recorded, is_repeat, attributes, dated_at, place)
 ),
 -- Every row that is changed is locked first, in the order of the ids: so no two statements wait for each other.
 held as materialized (
-    select e.* from execution e where e.execute_id = any($1::uuid[]) order by e.execute_id for no key update
+    select e.execute_id, e.tenant, e.state, e.attempt, e.last_log_id, e.version, e.retries, e.failures, e.claimed_at, e.deadline,
+        e.waiting_since, e.cancel_requested, e.claim_id, e.input_digest, e.reply_to, e.correlation_id, e.reply_claim,
+        e.error_class, e.error, e.exit_code, e.signal, e.result_type, e.result
+    from execution e where e.execute_id = any($1::uuid[]) order by e.execute_id for no key update
 ),
 judged as materialized (
     select i.*, clock_timestamp() as at,
@@ -69,16 +73,19 @@ changed as (
         error = case v.verdict when 'expired' then $22::text when 'cancelled' then $24::text end
     from verdict v
     where e.execute_id = v.execute_id and e.execute_id = any($1::uuid[]) and v.changes
-    returning e.*
+    returning e.execute_id, e.state, e.attempt, e.last_log_id, e.version, e.retries, e.failures, e.claimed_at, e.deadline,
+        e.waiting_since, e.error_class, e.error, e.exit_code, e.signal
 ),
 made as (
     insert into execution (execute_id, tenant, model, version, queue, state, attempt, claim_id, node, leased_by, leased_until,
-        renewed_at, claimed_at, input_type, input, input_digest, reply_to, correlation_id, reply_claim, deadline, traceparent,
-        attributes, timeline, finished_at, error_class, error)
+        renewed_at, claimed_at, dispatched_at, input_type, input, input_digest, reply_to, correlation_id, reply_claim, deadline,
+        traceparent, attributes, timeline, finished_at, error_class, error)
     select i.execute_id, i.tenant, i.model, i.version, i.queue, case when n.runs then 'running' else 'expired' end,
         n.runs::int, case when n.runs then i.claim_id end, case when n.runs then i.node end, case when n.runs then i.node end,
         case when n.runs then n.at + make_interval(secs => i.lease) end, case when n.runs then n.at end,
-        case when n.runs then n.at end, i.input_type, i.input, i.input_digest,
+        case when n.runs then n.at end,
+        -- No later than it was published, as far as clocks agree: it marks how far its queue has been worked off.
+        case when n.runs then least(i.dated_at, n.at) end, i.input_type, i.input, i.input_digest,
         case when i.reply_to is null then '{}' else array[i.reply_to] end,
         case when i.reply_to is null then '{}' else array[i.correlation_id] end,
         case when i.reply_to is null then '{}' else array[i.claim_id] end,
@@ -89,16 +96,21 @@ made as (
     from item i
         cross join lateral (select t.at, coalesce(i.deadline > t.at, true) as runs from (select clock_timestamp() as at) t) n
     where not i.recorded and i.execute_id not in (select execute_id from held)
-        and i.execute_id >= execute_id_floor(clock_timestamp() - make_interval(secs => $18))
-        and i.execute_id < execute_id_floor(clock_timestamp() + make_interval(secs => $19))
+        and i.execute_id >= (select execute_id_floor(clock_timestamp() - make_interval(secs => $18)))
+        and i.execute_id < (select execute_id_floor(clock_timestamp() + make_interval(secs => $19)))
     order by i.execute_id
     on conflict (execute_id) do nothing
-    returning *
+    returning execute_id, state, attempt, last_log_id, version, retries, failures, claimed_at, deadline,
+        waiting_since, error_class, error, exit_code, signal
 ),
 now as (
-    select * from changed union all select * from made
+    select c.*, null as result_type, null::bytea as result from changed c
     union all
-    select h.* from held h where h.execute_id not in (select execute_id from changed)
+    select m.*, null, null from made m
+    union all
+    select h.execute_id, h.state, h.attempt, h.last_log_id, h.version, h.retries, h.failures, h.claimed_at, h.deadline,
+        h.waiting_since, h.error_class, h.error, h.exit_code, h.signal, h.result_type, h.result
+    from held h where h.execute_id not in (select execute_id from changed)
 )
 select
     case
@@ -107,8 +119,8 @@ select
         when v.verdict in ('expired', 'cancelled') then 'ended'
         when v.verdict is not null then v.verdict
         when i.recorded then 'unrecorded'
-        when i.execute_id < execute_id_floor(clock_timestamp() - make_interval(secs => $18))
-            or i.execute_id >= execute_id_floor(clock_timestamp() + make_interval(secs => $19)) then 'outside_window'
+        when i.execute_id < (select execute_id_floor(clock_timestamp() - make_interval(secs => $18)))
+            or i.execute_id >= (select execute_id_floor(clock_timestamp() + make_interval(secs => $19))) then 'outside_window'
     end as verdict,
     n.state, n.attempt, n.last_log_id, n.version, n.retries, n.failures, n.claimed_at,
     -- (`greatest` passes over a null.)

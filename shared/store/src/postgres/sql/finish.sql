@@ -18,7 +18,9 @@ with item as (
             result_type, result, timeline, fence_key, generation, number, place)
 ),
 held as materialized (
-    select e.* from execution e where e.execute_id = any($1::uuid[]) order by e.execute_id for no key update
+    select e.execute_id, e.tenant, e.state, e.attempt, e.settled_attempt, e.last_log_id, e.failures, e.cancel_requested,
+        e.error_class, e.error, e.exit_code, e.signal, e.result_type, e.result, e.reply_to, e.correlation_id
+    from execution e where e.execute_id = any($1::uuid[]) order by e.execute_id for no key update
 ),
 -- Their fences, held so that nobody takes a higher one before this is done. (A look without the lock would let a stale holder
 -- write right after its successor took its own.) Whoever takes one waits for nothing else while it has it, so there is no circle.
@@ -69,7 +71,8 @@ settled as (
         result = w.result
     from wanted w
     where e.execute_id = w.execute_id and e.execute_id = any($1::uuid[]) and w.is_current
-    returning w.place, w.attempt as settled_now, w.base, e.*
+    returning w.place, w.attempt as settled_now, w.base, e.execute_id, e.state, e.error_class, e.error, e.exit_code, e.signal,
+        e.reply_to, e.correlation_id
 ),
 stored as (
     insert into log (execute_id, log_id, at, attempt, continues, level, line)

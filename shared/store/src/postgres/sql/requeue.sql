@@ -9,8 +9,8 @@
 --
 -- A row for each delivery whose row another statement made just now: ask again.
 with item as (
-    select i.*, i.execute_id >= execute_id_floor(clock_timestamp() - make_interval(secs => $14))
-            and i.execute_id < execute_id_floor(clock_timestamp() + make_interval(secs => $15)) as in_window
+    select i.*, i.execute_id >= (select execute_id_floor(clock_timestamp() - make_interval(secs => $14)))
+            and i.execute_id < (select execute_id_floor(clock_timestamp() + make_interval(secs => $15))) as in_window
     from unnest($1::uuid[], $2::text[], $3::text[], $4::int[], $5::text[], $6::text[], $7::bytea[], $8::bytea[], $9::text[],
             $10::text[], $11::timestamptz[], $12::text[], $13::bool[], $20::jsonb[])
         as i (execute_id, tenant, model, version, queue, input_type, input, input_digest, reply_to, correlation_id, deadline,
