@@ -7,12 +7,14 @@ use clap::{Args, Parser, Subcommand};
 use domain::{ModelName, QueueName};
 
 use crate::curve::MeasureCurve;
+use crate::follow::Follow;
 use crate::handover::Handover;
 use crate::load::{Load, Pattern};
 use crate::locks::Locks;
 use crate::logs::Logs;
 use crate::peers::Peers;
 use crate::slo::Slo;
+use crate::waiters::Waiters;
 
 /// Offers load to Gantry, says what became of every call, and measures in the same run what this machine does at most.
 ///
@@ -36,6 +38,8 @@ use crate::slo::Slo;
   loadtest locks --keys 5 --workers 4 --executions 2000
   loadtest handover --contenders 2,16,64
   loadtest logs write --executions 100
+  loadtest follow --executions 100 --readers 1000
+  loadtest waiters --callers 10000
 
 `locks`, `handover` and `logs` use the servers of `compose/test --up DIR`.
 
@@ -64,6 +68,8 @@ pub enum Command {
     Locks(Locks),
     Handover(Handover),
     Logs(Logs),
+    Follow(Follow),
+    Waiters(Waiters),
 }
 
 /// `loadtest http` and `loadtest amqp`.
@@ -123,7 +129,7 @@ pub struct Paced {
     /// How long what is open may take after the last call, in seconds
     #[arg(long, value_parser = seconds, default_value = "60")]
     pub grace: Duration,
-    /// Do not send again what is turned away because there is too much: it counts as shed
+    /// Send nothing again, and so under no key: what is turned away because there is too much counts as shed
     #[arg(long)]
     pub no_retry: bool,
 }

@@ -8,6 +8,7 @@ mod ceiling;
 mod cli;
 mod curve;
 mod database;
+mod follow;
 mod handover;
 mod http;
 mod live;
@@ -24,6 +25,7 @@ mod slo;
 mod stages;
 mod tally;
 mod verify;
+mod waiters;
 
 use std::process::ExitCode;
 
@@ -72,6 +74,8 @@ async fn execute(command: Command) -> anyhow::Result<bool> {
         }
         Command::Locks(args) => locks::run(args).await,
         Command::Logs(args) => logs::run(args).await,
+        Command::Follow(args) => follow::run(args).await,
+        Command::Waiters(args) => waiters::run(args).await,
         Command::Handover(args) => handover::run(args).await,
     }
 }

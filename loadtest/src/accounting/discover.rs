@@ -56,7 +56,7 @@ fn port(url: &str) -> Option<u16> {
 }
 
 /// The process of this machine that listens on `port`, if it may be seen.
-fn listener(port: u16) -> Option<u32> {
+pub fn listener(port: u16) -> Option<u32> {
     let tables =
         ["/proc/net/tcp", "/proc/net/tcp6"].map(|table| fs::read_to_string(table).unwrap_or_default());
     let inode = tables.iter().flat_map(|table| table.lines()).find_map(|line| listening_inode(line, port))?;

@@ -13,6 +13,7 @@ use crate::database::Database;
 
 pub use database::Spent;
 use discover::Root;
+pub use discover::listener;
 pub use processes::own_cpu;
 
 /// How many statements are kept, the costliest first.

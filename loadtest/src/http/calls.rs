@@ -21,7 +21,8 @@ const PAUSE: Duration = Duration::from_millis(200);
 const PAUSE_MAX: Duration = Duration::from_secs(2);
 
 impl Gateways {
-    /// Makes `call`, again and again under one key, until it is resolved or `call.until` has come.
+    /// Makes `call`, again and again under one key, until it is resolved or `call.until` has come; without a key, and only once, if
+    /// it is not to be sent again.
     pub async fn call(&self, model: &ModelName, mode: Mode, run: &str, call: Call) -> Outcome {
         let key = format!("{run}-{}", call.number);
         let path = format!("/v1/models/{model}/executions");
@@ -30,7 +31,8 @@ impl Gateways {
             [("content-type", "application/json"), ("prefer", prefer), (http::IDEMPOTENCY_KEY, &key)];
         let mut outcome = Outcome::unsent();
         loop {
-            let sent = self.send(Method::POST, &path, &headers, call.input.clone(), WAIT + SLACK).await;
+            let headers = if call.retries { &headers[..] } else { &headers[..2] };
+            let sent = self.send(Method::POST, &path, headers, call.input.clone(), WAIT + SLACK).await;
             let pause = match sent {
                 Ok(answer) => {
                     let pause = pause_of(&answer);
@@ -49,7 +51,7 @@ impl Gateways {
                 }
                 Err(error) => {
                     outcome.end = End::Unresolved(format!("{error:#}"));
-                    Some(PAUSE)
+                    call.retries.then_some(PAUSE)
                 }
             };
             match pause {

@@ -10,11 +10,12 @@ use anyhow::{Context, bail};
 use bytes::Bytes;
 use domain::{ExecuteId, ModelName};
 use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper::header::{HOST, HeaderMap};
 use hyper::{Method, Request, StatusCode, Uri};
 use hyper_util::rt::TokioIo;
-use protocol::http::{Execution, LogPage, LogRow, ModelList};
+use protocol::http::{Execution, Handle, LogPage, LogRow, ModelList};
 use serde::de::DeserializeOwned;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -109,6 +110,49 @@ impl Gateways {
     pub async fn echo(&self, input: Bytes) -> anyhow::Result<Bytes> {
         let headers = [("content-type", "application/json")];
         Ok(self.send(Method::POST, "/", &headers, input, SLACK).await?.body)
+    }
+
+    /// Submits one execution without waiting for it.
+    ///
+    /// # Errors
+    /// It was not accepted.
+    pub async fn submit(&self, model: &ModelName, input: Bytes) -> anyhow::Result<ExecuteId> {
+        let headers = [("content-type", "application/json"), ("prefer", "respond-async")];
+        let path = format!("/v1/models/{model}/executions");
+        let answer = self.send(Method::POST, &path, &headers, input, SLACK).await?;
+        let handle: Handle = serde_json::from_slice(&answer.body)
+            .with_context(|| format!("{}: {}", answer.status, String::from_utf8_lossy(&answer.body)))?;
+        Ok(handle.execute_id)
+    }
+
+    /// The value of the first sample of a metric without labels.
+    ///
+    /// # Errors
+    /// It cannot be had now.
+    pub async fn metric(&self, name: &str) -> anyhow::Result<f64> {
+        let answer = self.send(Method::GET, "/metrics", &[], Bytes::new(), SLACK).await?;
+        let text = String::from_utf8_lossy(&answer.body);
+        let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok());
+        value.with_context(|| format!("there is no metric {name}"))
+    }
+
+    /// Follows the log of execution `id`, on a connection of its own: the body of the event stream.
+    ///
+    /// # Errors
+    /// The gateway does not answer with one.
+    pub async fn events(&self, id: ExecuteId) -> anyhow::Result<Incoming> {
+        let place = &self.places[self.next.fetch_add(1, Ordering::Relaxed) % self.places.len()];
+        let mut connection = self.connect(&place.address).await?;
+        let request = Request::get(format!("/v1/executions/{id}/logs"))
+            .header(HOST, &place.address)
+            .header("accept", "text/event-stream")
+            .body(Full::default())?;
+        let response =
+            timeout(SLACK, connection.send_request(request)).await.context("no answer in time")??;
+        if response.status() != StatusCode::OK {
+            bail!("the log of {id} is not streamed: {}", response.status());
+        }
+        Ok(response.into_body())
     }
 
     async fn get<T: DeserializeOwned>(&self, path: &str, limit: Duration) -> anyhow::Result<T> {

@@ -180,7 +180,7 @@ fn gantry(args: &Peers, concurrency: u32, mode: Mode) -> anyhow::Result<Scenario
         duration: args.duration,
         warmup: args.warmup,
         grace: Duration::from_secs(60),
-        retries: true,
+        retries: false,
     };
     Ok(Scenario { name: kind.name.clone(), load, kinds: vec![kind], slos: Vec::new() })
 }

@@ -39,7 +39,7 @@ impl Default for Config {
             insecure_bind: false,
             tls_cert_file: None,
             tls_key_file: None,
-            connections_max: 10_000,
+            connections_max: 12_000,
             connections_per_address_max: 2_000,
             waiters_max: 10_000,
             ready_percent_min: 80,

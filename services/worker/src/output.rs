@@ -16,6 +16,8 @@ use crate::shim::Streams;
 
 /// Lines wait at most this long for others to go along.
 const FLUSH_AFTER: Duration = Duration::from_millis(250);
+/// The first ones do not wait so long: somebody may look on, and what ends sooner stores its lines with its end anyway.
+const FIRST_FLUSH_AFTER: Duration = Duration::from_millis(50);
 /// Lines go once they have this many bytes.
 const FLUSH_BYTES: usize = 64 << 10;
 /// Lines go once they are this many.
@@ -294,6 +296,7 @@ struct Rows {
     printed_bytes: usize,
     dropped_bytes: usize,
     flush_at: Option<Instant>,
+    has_flushed: bool,
 }
 
 impl Rows {
@@ -306,7 +309,8 @@ impl Rows {
         self.printed_bytes += bytes;
         self.bytes += printed.len().min(LINE_BYTES_MAX);
         self.rows.extend(line::rows(printed, dropped, default, now_unix_us()));
-        self.flush_at.get_or_insert_with(|| Instant::now() + FLUSH_AFTER);
+        let wait = if self.has_flushed { FLUSH_AFTER } else { FIRST_FLUSH_AFTER };
+        self.flush_at.get_or_insert_with(|| Instant::now() + wait);
     }
 
     fn are_due(&self) -> bool {
@@ -320,6 +324,7 @@ impl Rows {
     fn take(&mut self) -> Vec<LogLine> {
         self.bytes = 0;
         self.flush_at = None;
+        self.has_flushed = true;
         std::mem::take(&mut self.rows)
     }
 

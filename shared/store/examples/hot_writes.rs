@@ -11,7 +11,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use domain::{
-    Digest, Ending, ExecuteId, NodeId, Payload, QueueName, TenantId, VersionNumber, VersionSelector,
+    Attributes, Digest, Ending, ExecuteId, NodeId, Payload, QueueName, TenantId, VersionNumber,
+    VersionSelector,
 };
 use jiff::Timestamp;
 use protocol::http::TimelineEvent;
@@ -32,7 +33,7 @@ async fn main() {
     let record = open(&place).await;
     println!("batch | accept | claim | finish | together, microseconds per execution");
     for batch in BATCHES.into_iter().filter(|batch| only.is_none_or(|only| *batch == only)) {
-        let rounds = (executions / batch);
+        let rounds = executions / batch;
         let mut spent = [Duration::ZERO; 3];
         for _ in 0..rounds {
             let took = round(&*record, batch).await;
@@ -94,6 +95,7 @@ fn new_execution() -> NewExecution {
         }),
         deadline: None,
         traceparent: None,
+        attributes: Attributes::default(),
         idempotency_key: None,
     }
 }
@@ -117,6 +119,7 @@ fn claim(new: &NewExecution) -> ClaimRequest {
             deadline: None,
             reply_address: new.reply_address.clone(),
             traceparent: None,
+            attributes: Attributes::default(),
             recorded: true,
         },
         input_digest: new.input_digest,

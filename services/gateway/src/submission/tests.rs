@@ -161,3 +161,60 @@ async fn what_is_recorded_is_accepted_although_the_broker_is_away() {
     house.gateway.finish_tasks().await;
     assert_eq!(house.gateway.bodies.available_permits(), 256 << 10, "its room is given back");
 }
+
+#[tokio::test]
+async fn what_is_answered_soon_costs_the_gateway_no_row() {
+    let house = House::new().await;
+    let requests = DeliverySource::Queues(vec![QueueName::default()]);
+    let mut deliveries = house.observed.consume(requests, 1).await.unwrap();
+    let (gateway, submission) = (house.gateway.clone(), house.submission());
+    let worker = async {
+        let delivery = deliveries.next().await.unwrap();
+        let request = protocol::Request::parse(delivery.message.clone(), delivery.queue.clone()).unwrap();
+        assert!(!request.recorded, "its claim is to make the row");
+        let ending = domain::Ending::Succeeded(request.input.clone());
+        let reply = Reply { execute_id: request.execute_id, attempt: 1, ending, run: Duration::ZERO };
+        assert!(gateway.waiters.wake(reply));
+        let _ = delivery.ack().await;
+    };
+    let (submitted, ()) = tokio::join!(submit(&house.gateway, submission), worker);
+    let submitted = submitted.unwrap();
+    assert!(submitted.reply.is_some());
+    assert_eq!(submitted.timing.record, None);
+    house.gateway.finish_tasks().await;
+    let row = house.gateway.ports.record.find_execution(&house.gateway.tenant, submitted.execute_id).await;
+    assert_eq!(row.unwrap(), None);
+    assert_eq!(house.gateway.bodies.available_permits(), 256 << 10, "its room is given back");
+}
+
+#[tokio::test]
+async fn whoever_gets_a_handle_instead_of_an_answer_finds_the_execution() {
+    let house = House::new().await;
+    let submitted = submit(&house.gateway, house.submission()).await.unwrap();
+    assert!(submitted.reply.is_none() && submitted.timing.publish.is_some());
+    let row = house.gateway.ports.record.find_execution(&house.gateway.tenant, submitted.execute_id).await;
+    assert_eq!(row.unwrap().unwrap().execution.state, State::Queued);
+}
+
+#[tokio::test]
+async fn whoever_hangs_up_leaves_an_execution_that_is_recorded() {
+    let house = House::new().await;
+    let submission = Submission { wait: Duration::from_secs(30), ..house.submission() };
+    let hung_up = tokio::time::timeout(Duration::from_millis(50), submit(&house.gateway, submission)).await;
+    assert!(hung_up.is_err());
+    house.gateway.finish_tasks().await;
+    let filter = store::ExecutionFilter { limit: 10, ..store::ExecutionFilter::default() };
+    let listed = house.gateway.ports.record.list_executions(&house.gateway.tenant, &filter).await.unwrap();
+    assert_eq!(listed.executions.len(), 1);
+}
+
+#[tokio::test]
+async fn a_key_is_recorded_before_anything_is_published() {
+    let house = House::new().await;
+    let submission = Submission { idempotency_key: Some("once".to_owned()), ..house.submission() };
+    let submitted = submit(&house.gateway, submission).await.unwrap();
+    assert!(submitted.timing.record.unwrap() < Duration::from_millis(200), "it did not wait for that");
+    let requests = DeliverySource::Queues(vec![QueueName::default()]);
+    let delivery = house.observed.consume(requests, 1).await.unwrap().next().await.unwrap();
+    assert!(protocol::Request::parse(delivery.message.clone(), delivery.queue.clone()).unwrap().recorded);
+}

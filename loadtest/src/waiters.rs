@@ -1,0 +1,149 @@
+//! What a caller that waits costs its gateway: many connections, each with one call that is not answered.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use clap::Args;
+use domain::ModelName;
+use hyper::Uri;
+use serde_json::json;
+use tokio::io::AsyncWriteExt;
+use tokio::net::{TcpSocket, TcpStream};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep};
+
+use crate::accounting;
+use crate::http::Gateways;
+
+/// Connections made at once: more than a gateway's backlog holds would only be made again.
+const AT_ONCE: usize = 100;
+/// Connections from one address of this machine: a gateway takes 2,000 by default.
+const EACH_ADDRESS: usize = 1_900;
+/// How long a call waits at the gateway.
+const WAIT_S: u32 = 300;
+/// How long the gateway may take until all wait.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Lets many callers wait at one gateway and says what memory each costs it
+#[derive(Debug, Clone, Args)]
+pub struct Waiters {
+    /// A model whose executions do not end meanwhile: `gantry push loadtest/models/idle`
+    #[arg(long, default_value = "idle")]
+    model: ModelName,
+    /// How many callers
+    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=50_000))]
+    callers: u32,
+    /// Bytes of each input
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(2..=65_536))]
+    payload: u32,
+    /// The gateway, on this machine
+    #[arg(long, env = "GANTRY_URL", default_value = "http://127.0.0.1:7070")]
+    url: String,
+    /// Write the figures to FILE as JSON
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
+/// Measures and prints.
+///
+/// # Errors
+/// The gateway is not on this machine, cannot be reached, or does not take all callers.
+pub async fn run(args: Waiters) -> anyhow::Result<bool> {
+    let uri: Uri = args.url.parse().with_context(|| format!("{:?} is no URL", args.url))?;
+    let port = uri.port_u16().context("the URL names no port")?;
+    let pid =
+        accounting::listener(port).with_context(|| format!("nobody on this machine listens at {port}"))?;
+    let server = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    let request = request(&args);
+    // Its connection is made before the others take theirs.
+    let gateways = Gateways::new(std::slice::from_ref(&args.url))?;
+    gateways.check_model(&args.model).await?;
+    let before = resident(pid)?;
+    let began = Instant::now();
+    let callers = usize::try_from(args.callers)?;
+    let mut open = Vec::with_capacity(callers);
+    let mut connecting = JoinSet::new();
+    for caller in 0..callers {
+        while connecting.len() >= AT_ONCE {
+            open.extend(connecting.join_next().await.transpose()?.transpose()?);
+        }
+        connecting.spawn(call(server, caller / EACH_ADDRESS, request.clone()));
+    }
+    while let Some(connected) = connecting.join_next().await {
+        open.push(connected??);
+    }
+    all_wait(&gateways, args.callers).await?;
+    let connected_s = began.elapsed().as_secs_f64();
+    let after = resident(pid)?;
+    let answered = open.iter().filter(|stream| is_answered(stream)).count();
+    if answered > 0 {
+        bail!(
+            "{answered} callers were answered at once: the gateway's waiters_max or connections_max is lower, or the model ran"
+        );
+    }
+    let each = (after.saturating_sub(before)) as f64 / f64::from(args.callers);
+    println!(
+        "{} callers wait at {} (process {pid}); all did after {connected_s:.1} s",
+        args.callers, args.url
+    );
+    println!("  resident memory  {:.1} MiB before, {:.1} MiB now", mib(before), mib(after));
+    println!("  each caller      {each:.0} bytes");
+    if let Some(file) = &args.json {
+        let figures = json!({ "callers": args.callers, "payload": args.payload, "resident_before": before,
+            "resident_after": after, "bytes_each": each, "connected_s": connected_s });
+        std::fs::write(file, format!("{figures:#}\n"))
+            .with_context(|| format!("write {}", file.display()))?;
+    }
+    Ok(true)
+}
+
+fn request(args: &Waiters) -> String {
+    let input = format!("\"{}\"", "x".repeat(args.payload as usize - 2));
+    format!(
+        "POST /v1/models/{}/executions HTTP/1.1\r\nhost: gantry\r\ncontent-type: application/json\r\n\
+         prefer: wait={WAIT_S}\r\ncontent-length: {}\r\n\r\n{input}",
+        args.model,
+        input.len()
+    )
+}
+
+/// Makes one call from the loopback address of that number, and leaves it open.
+async fn call(server: SocketAddr, address: usize, request: String) -> anyhow::Result<TcpStream> {
+    let socket = TcpSocket::new_v4()?;
+    let from = Ipv4Addr::new(127, 0, 1, u8::try_from(address + 1)?);
+    socket.bind((from, 0).into()).with_context(|| format!("bind {from}"))?;
+    let mut stream = socket.connect(server).await.context("connect")?;
+    stream.write_all(request.as_bytes()).await.context("send")?;
+    Ok(stream)
+}
+
+fn is_answered(stream: &TcpStream) -> bool {
+    stream.try_read(&mut [0; 1]).is_ok()
+}
+
+/// Waits until the gateway says that all callers wait.
+async fn all_wait(gateways: &Gateways, callers: u32) -> anyhow::Result<()> {
+    let give_up = Instant::now() + PATIENCE;
+    loop {
+        let waiting = gateways.metric("gantry_gateway_waiters").await;
+        match waiting {
+            Ok(waiting) if waiting >= f64::from(callers) => return Ok(()),
+            Ok(waiting) if Instant::now() > give_up => bail!("only {waiting} of {callers} callers wait"),
+            Err(error) if Instant::now() > give_up => return Err(error),
+            Ok(_) | Err(_) => sleep(Duration::from_millis(100)).await,
+        }
+    }
+}
+
+fn resident(pid: u32) -> anyhow::Result<u64> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/status")).context("read the gateway's memory")?;
+    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
+    let kib: u64 = line.split_whitespace().next().unwrap_or_default().parse()?;
+    Ok(kib * 1_024)
+}
+
+fn mib(bytes: u64) -> f64 {
+    bytes as f64 / f64::from(1 << 20)
+}
