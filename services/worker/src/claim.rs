@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use bootstrap::chain;
 use broker::{Delivery, Settled};
-use domain::Runtime;
+use domain::{Runtime, VersionSelector};
 use futures::future::join_all;
-use protocol::{InvalidMessage, Reply, ReplyAddress, Request};
-use store::{AlreadyEnded, ClaimAnswer, ClaimRequest, Conclusion, Recovery, Requeue, StoreError};
+use protocol::{HeaderValue, InvalidMessage, Reply, ReplyAddress, Request, header};
+use store::{AlreadyEnded, ClaimAnswer, ClaimRequest, Conclusion, Recovery, Requeue, StoreError, VersionRow};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 use tracing::{info, warn};
@@ -247,20 +247,44 @@ async fn settle(worker: &Arc<Worker>, answered: Vec<(Pending, ClaimAnswer)>) -> 
     executions
 }
 
+/// Is this known to ask for a builtin that needs neither a lock nor a limit? It runs in no time and starts no process.
+pub(crate) fn is_quick(worker: &Worker, delivery: &Delivery) -> bool {
+    let text = |name| match delivery.message.headers.get(name) {
+        Some(HeaderValue::Text(text)) => Some(text.as_str()),
+        Some(_) | None => None,
+    };
+    let Some(Ok(model)) = text(header::MODEL).map(str::parse) else { return false };
+    let Ok(selector) = text(header::VERSION).map_or(Ok(VersionSelector::default()), str::parse) else {
+        return false;
+    };
+    worker
+        .versions
+        .known_as(&worker.tenant, &model, &selector)
+        .is_some_and(|version| is_quick_version(&version))
+}
+
+fn is_quick_version(version: &VersionRow) -> bool {
+    version.manifest.runtime == Runtime::Builtin && !Needs::may_be_of(&version.manifest)
+}
+
 /// Runs what was claimed: builtins here and now, all else in a task of its own.
 async fn run(worker: &Arc<Worker>, executions: Vec<Execution>, others_wait: bool) {
     let mut quick = Vec::new();
-    for execution in executions {
+    for mut execution in executions {
         let (model, version) = (&execution.request.model, execution.claim.version);
         let version = version.and_then(|number| worker.versions.known(&worker.tenant, model, number));
-        let is_quick = version.is_some_and(|version| {
-            version.manifest.runtime == Runtime::Builtin && !Needs::may_be_of(&version.manifest)
-        });
+        let is_quick = version.is_some_and(|version| is_quick_version(&version));
         if is_quick && !others_wait {
             quick.push(execution.run(worker));
         } else {
             let worker = Arc::clone(worker);
-            worker.tasks.clone().spawn(async move { execution.run(&worker).await });
+            worker.tasks.clone().spawn(async move {
+                // Its row names another version than its message: a process needs a slot of the node.
+                if !is_quick && execution.slot.as_ref().is_some_and(|slot| !slot.is_the_nodes()) {
+                    execution.slot = Some(worker.slots.take().await);
+                }
+                execution.run(&worker).await;
+            });
         }
     }
     join_all(quick).await;

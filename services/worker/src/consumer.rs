@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep_until};
 use tracing::{info, warn};
 
 use crate::Worker;
-use crate::claim::{note, parse, refuse_later, take_chunk};
+use crate::claim::{is_quick, note, parse, refuse_later, take_chunk};
 use crate::metrics;
 use crate::settings::Standing;
 use crate::slots::Slot;
@@ -87,13 +87,12 @@ impl Consumer {
         Ok(())
     }
 
-    /// Takes chunks of deliveries, never more than slots are free, until the future is dropped (which loses nothing).
+    /// Takes chunks of deliveries, never more than slots are free beside the builtins, until the future is dropped (which loses nothing).
     async fn take(&mut self) -> anyhow::Result<()> {
         loop {
             let slot = self.slot().await?;
             self.record_is_back().await;
             self.resume().await;
-            let limit = CHUNK_MAX.min(1 + self.worker.slots.free());
             if self.waiting.is_empty() {
                 // Whoever has his lock and lacks only a slot goes before what may come: this one may be the last.
                 tokio::select! {
@@ -102,12 +101,19 @@ impl Consumer {
                         drop(slot);
                         continue;
                     }
-                    chunk = self.deliveries.next_chunk(limit) => self.waiting.extend(chunk),
+                    chunk = self.deliveries.next_chunk(CHUNK_MAX) => {
+                        if chunk.is_empty() {
+                            bail!("the broker closed the consumer");
+                        }
+                        self.waiting.extend(chunk);
+                    }
                 }
             }
-            let Some(first) = self.waiting.pop_front() else { bail!("the broker closed the consumer") };
+            self.take_quick();
+            // All were quick: the slot is for the next.
+            let Some(first) = self.waiting.pop_front() else { continue };
             let mut chunk = vec![(first, slot)];
-            while chunk.len() < limit && !self.waiting.is_empty() {
+            while chunk.len() < CHUNK_MAX && !self.waiting.is_empty() {
                 let Some(slot) = self.worker.slots.try_take() else { break };
                 chunk.extend(self.waiting.pop_front().map(|delivery| (delivery, slot)));
             }
@@ -138,8 +144,27 @@ impl Consumer {
                         waits_since = Instant::now();
                     }
                     self.waiting.extend(delivered);
+                    self.take_quick();
                 }
             }
+        }
+    }
+
+    /// Takes the builtins among what waits: they start no process and wait for no slot.
+    fn take_quick(&mut self) {
+        if self.worker.record_link.is_away() {
+            return;
+        }
+        let (mut quick, mut kept) = (Vec::new(), VecDeque::with_capacity(self.waiting.len()));
+        for delivery in self.waiting.drain(..) {
+            match is_quick(&self.worker, &delivery).then(|| self.worker.quick.try_take()).flatten() {
+                Some(slot) => quick.push((delivery, slot)),
+                None => kept.push_back(delivery),
+            }
+        }
+        self.waiting = kept;
+        if !quick.is_empty() {
+            self.worker.tasks.spawn(take_chunk(Arc::clone(&self.worker), quick));
         }
     }
 

@@ -30,6 +30,9 @@ use crate::slots::Slots;
 use crate::versions::Versions;
 use crate::waiting::WaitingRoom;
 
+/// The most builtins that are claimed and not settled without a slot: their memory, and how many a batch can hold.
+const QUICK_MAX: u16 = 256;
+
 /// What all executions of a worker share.
 pub(crate) struct Worker {
     pub(crate) config: Config,
@@ -46,6 +49,8 @@ pub(crate) struct Worker {
     pub(crate) scratch: ScratchRoot,
     pub(crate) coordination: Arc<dyn Coordination>,
     pub(crate) slots: Slots,
+    /// For builtins, which start no process: claimed and not settled.
+    pub(crate) quick: Slots,
     pub(crate) waiting: WaitingRoom,
     pub(crate) fencing: Fencing,
     /// What the node is to be.
@@ -86,6 +91,7 @@ impl Worker {
             scratch,
             coordination: Arc::clone(&ports.coordination),
             slots: Slots::new(config.slots),
+            quick: Slots::apart(QUICK_MAX),
             waiting: WaitingRoom::new(config.waiting_max),
             fencing: Fencing::new(
                 Arc::clone(&ports.coordination),

@@ -12,6 +12,8 @@ use crate::metrics;
 #[derive(Clone)]
 pub(crate) struct Slots {
     shared: Arc<Mutex<Counts>>,
+    /// They are those of the node, which its metrics show.
+    are_the_nodes: bool,
 }
 
 /// Between two steps this holds: nobody waits while fewer are taken than the cap.
@@ -30,8 +32,13 @@ pub(crate) struct Slot {
 impl Slots {
     pub(crate) fn new(count: u16) -> Self {
         metrics::slots(count);
+        Self { are_the_nodes: true, ..Self::apart(count) }
+    }
+
+    /// Places for what needs none of the node's.
+    pub(crate) fn apart(count: u16) -> Self {
         let counts = Counts { cap: count.into(), taken: 0, waiting: VecDeque::new() };
-        Self { shared: Arc::new(Mutex::new(counts)) }
+        Self { shared: Arc::new(Mutex::new(counts)), are_the_nodes: false }
     }
 
     /// Waits for a free slot and takes it. Dropping the future takes none.
@@ -69,6 +76,7 @@ impl Slots {
     }
 
     /// How many are free now.
+    #[cfg(test)]
     pub(crate) fn free(&self) -> usize {
         let counts = self.counts();
         counts.cap.saturating_sub(counts.taken)
@@ -81,7 +89,9 @@ impl Slots {
 
     fn given(&self, counts: &mut Counts) -> Slot {
         counts.taken += 1;
-        metrics::slot_taken();
+        if self.are_the_nodes {
+            metrics::slot_taken();
+        }
         Slot { slots: Some(self.clone()) }
     }
 
@@ -92,9 +102,15 @@ impl Slots {
             // One who no longer waits: it is as free as before, and must not be freed by its drop, which would lock.
             if let Err(mut unwanted) = first.send(self.given(counts)) {
                 unwanted.slots = None;
-                counts.taken -= 1;
-                metrics::slot_freed();
+                self.freed(counts);
             }
+        }
+    }
+
+    fn freed(&self, counts: &mut Counts) {
+        counts.taken -= 1;
+        if self.are_the_nodes {
+            metrics::slot_freed();
         }
     }
 
@@ -103,12 +119,18 @@ impl Slots {
     }
 }
 
+impl Slot {
+    /// Is it one of the node's?
+    pub(crate) fn is_the_nodes(&self) -> bool {
+        self.slots.as_ref().is_some_and(|slots| slots.are_the_nodes)
+    }
+}
+
 impl Drop for Slot {
     fn drop(&mut self) {
         let Some(slots) = self.slots.take() else { return };
-        metrics::slot_freed();
         let mut counts = slots.counts();
-        counts.taken -= 1;
+        slots.freed(&mut counts);
         slots.serve(&mut counts);
     }
 }

@@ -71,6 +71,16 @@ impl Versions {
         self.remembered(&(tenant.clone(), model.clone(), VersionSelector::Number(number))).flatten()
     }
 
+    /// The version that `selector` means now, if it is remembered.
+    pub(crate) fn known_as(
+        &self,
+        tenant: &TenantId,
+        model: &ModelName,
+        selector: &VersionSelector,
+    ) -> Option<Arc<VersionRow>> {
+        self.remembered(&(tenant.clone(), model.clone(), selector.clone())).flatten()
+    }
+
     fn remembered(&self, key: &Key) -> Option<Option<Arc<VersionRow>>> {
         let entries = self.entries();
         let known = entries.get(key)?;
