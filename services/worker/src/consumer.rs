@@ -22,6 +22,10 @@ use crate::slots::Slot;
 
 /// The most deliveries that are claimed in one statement.
 const CHUNK_MAX: usize = 64;
+/// After so many builtins in a row the node holds more deliveries: what waits for no slot keeps nothing from other nodes.
+const QUICK_IN_ROW: u32 = 1_000;
+/// How many it holds then.
+const QUICK_PREFETCH: u16 = 256;
 /// How soon what a full node gives back may be dispatched again.
 const REQUEUE_DELAY: Duration = Duration::from_secs(1);
 
@@ -34,11 +38,13 @@ pub(crate) struct Consumer {
     is_paused: bool,
     /// As the broker has it.
     prefetch: u16,
+    /// How many builtins came since the last delivery that was none.
+    quick_in_row: u32,
 }
 
 impl Consumer {
     pub(crate) const fn new(worker: Arc<Worker>, deliveries: Deliveries, prefetch: u16) -> Self {
-        Self { worker, deliveries, waiting: VecDeque::new(), is_paused: false, prefetch }
+        Self { worker, deliveries, waiting: VecDeque::new(), is_paused: false, prefetch, quick_in_row: 0 }
     }
 
     /// Takes deliveries while the node is to take any, until the future is dropped (which loses nothing).
@@ -52,10 +58,6 @@ impl Consumer {
             if now.drain.is_some() {
                 self.rest(&mut standing).await?;
                 continue;
-            }
-            if self.prefetch != now.prefetch() {
-                self.prefetch = now.prefetch();
-                self.deliveries.set_prefetch(self.prefetch).await;
             }
             tokio::select! {
                 biased;
@@ -93,6 +95,7 @@ impl Consumer {
             let slot = self.slot().await?;
             self.record_is_back().await;
             self.resume().await;
+            self.adjust_prefetch().await;
             if self.waiting.is_empty() {
                 // Whoever has his lock and lacks only a slot goes before what may come: this one may be the last.
                 tokio::select! {
@@ -157,7 +160,9 @@ impl Consumer {
         }
         let (mut quick, mut kept) = (Vec::new(), VecDeque::with_capacity(self.waiting.len()));
         for delivery in self.waiting.drain(..) {
-            match is_quick(&self.worker, &delivery).then(|| self.worker.quick.try_take()).flatten() {
+            let is_quick = is_quick(&self.worker, &delivery);
+            self.quick_in_row = if is_quick { self.quick_in_row.saturating_add(1) } else { 0 };
+            match is_quick.then(|| self.worker.quick.try_take()).flatten() {
                 Some(slot) => quick.push((delivery, slot)),
                 None => kept.push_back(delivery),
             }
@@ -165,6 +170,18 @@ impl Consumer {
         self.waiting = kept;
         if !quick.is_empty() {
             self.worker.tasks.spawn(take_chunk(Arc::clone(&self.worker), quick));
+        }
+    }
+
+    /// Holds as many deliveries as the slots are worth, or more while all of them are builtins.
+    async fn adjust_prefetch(&mut self) {
+        let mut prefetch = self.worker.standing.borrow().prefetch();
+        if self.quick_in_row >= QUICK_IN_ROW {
+            prefetch = prefetch.max(QUICK_PREFETCH);
+        }
+        if self.prefetch != prefetch {
+            self.prefetch = prefetch;
+            self.deliveries.set_prefetch(prefetch).await;
         }
     }
 
