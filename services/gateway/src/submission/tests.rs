@@ -211,10 +211,11 @@ async fn whoever_hangs_up_leaves_an_execution_that_is_recorded() {
 #[tokio::test]
 async fn a_key_is_recorded_before_anything_is_published() {
     let house = House::new().await;
+    let requests = DeliverySource::Queues(vec![QueueName::default()]);
+    let mut deliveries = house.observed.consume(requests, 1).await.unwrap();
     let submission = Submission { idempotency_key: Some("once".to_owned()), ..house.submission() };
     let submitted = submit(&house.gateway, submission).await.unwrap();
     assert!(submitted.timing.record.unwrap() < Duration::from_millis(200), "it did not wait for that");
-    let requests = DeliverySource::Queues(vec![QueueName::default()]);
-    let delivery = house.observed.consume(requests, 1).await.unwrap().next().await.unwrap();
+    let delivery = deliveries.next().await.unwrap();
     assert!(protocol::Request::parse(delivery.message.clone(), delivery.queue.clone()).unwrap().recorded);
 }
