@@ -59,6 +59,7 @@ impl Consumer {
                 self.rest(&mut standing).await?;
                 continue;
             }
+            self.adjust_prefetch().await;
             tokio::select! {
                 biased;
                 // The sender is the worker's own.
@@ -89,13 +90,13 @@ impl Consumer {
         Ok(())
     }
 
-    /// Takes chunks of deliveries, never more than slots are free beside the builtins, until the future is dropped (which loses nothing).
+    /// Takes chunks of deliveries, beside the builtins never more than slots are free, until the future is dropped (which
+    /// loses nothing).
     async fn take(&mut self) -> anyhow::Result<()> {
         loop {
             let slot = self.slot().await?;
             self.record_is_back().await;
             self.resume().await;
-            self.adjust_prefetch().await;
             if self.waiting.is_empty() {
                 // Whoever has his lock and lacks only a slot goes before what may come: this one may be the last.
                 tokio::select! {
@@ -108,11 +109,10 @@ impl Consumer {
                         if chunk.is_empty() {
                             bail!("the broker closed the consumer");
                         }
-                        self.waiting.extend(chunk);
+                        self.receive(chunk).await;
                     }
                 }
             }
-            self.take_quick();
             // All were quick: the slot is for the next.
             let Some(first) = self.waiting.pop_front() else { continue };
             let mut chunk = vec![(first, slot)];
@@ -146,31 +146,30 @@ impl Consumer {
                     if !somebody_waits {
                         waits_since = Instant::now();
                     }
-                    self.waiting.extend(delivered);
-                    self.take_quick();
+                    self.receive(delivered).await;
                 }
             }
         }
     }
 
-    /// Takes the builtins among what waits: they start no process and wait for no slot.
-    fn take_quick(&mut self) {
-        if self.worker.record_link.is_away() {
-            return;
-        }
-        let (mut quick, mut kept) = (Vec::new(), VecDeque::with_capacity(self.waiting.len()));
-        for delivery in self.waiting.drain(..) {
+    /// Takes the builtins among what came: they start no process and wait for no slot. All else waits for one.
+    async fn receive(&mut self, delivered: Vec<Delivery>) {
+        let is_away = self.worker.record_link.is_away();
+        let mut quick = Vec::new();
+        for delivery in delivered {
             let is_quick = is_quick(&self.worker, &delivery);
             self.quick_in_row = if is_quick { self.quick_in_row.saturating_add(1) } else { 0 };
-            match is_quick.then(|| self.worker.quick.try_take()).flatten() {
+            match (is_quick && !is_away).then(|| self.worker.quick.try_take()).flatten() {
                 Some(slot) => quick.push((delivery, slot)),
-                None => kept.push_back(delivery),
+                None => self.waiting.push_back(delivery),
             }
         }
-        self.waiting = kept;
-        if !quick.is_empty() {
+        while !quick.is_empty() {
+            let rest = quick.split_off(quick.len().min(CHUNK_MAX));
             self.worker.tasks.spawn(take_chunk(Arc::clone(&self.worker), quick));
+            quick = rest;
         }
+        self.adjust_prefetch().await;
     }
 
     /// Holds as many deliveries as the slots are worth, or more while all of them are builtins.
