@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::time::Instant;
 
-use axum::http::{Method, Request, Response, Uri};
+use axum::http::{Method, Request, Response};
 use protocol::http::EXECUTE_ID;
 
 use crate::metrics;
@@ -19,15 +19,18 @@ const HUNG_UP: u16 = 499;
 pub(crate) struct Line {
     begin: Instant,
     method: Method,
-    uri: Uri,
+    /// Copies: what is taken from the request itself keeps the whole buffer that its head was read into.
+    path: Box<str>,
+    query: Option<Box<str>>,
     is_written: bool,
 }
 
 impl Line {
     /// Begins to measure.
     pub fn begin<B>(request: &Request<B>) -> Self {
-        let (method, uri) = (request.method().clone(), request.uri().clone());
-        Self { begin: Instant::now(), method, uri, is_written: false }
+        let (method, uri) = (request.method().clone(), request.uri());
+        let (path, query) = (uri.path().into(), uri.query().map(Into::into));
+        Self { begin: Instant::now(), method, path, query, is_written: false }
     }
 
     /// Writes the line: the head of the answer is there.
@@ -40,12 +43,12 @@ impl Line {
         self.is_written = true;
         let elapsed = self.begin.elapsed();
         metrics::request(status, elapsed);
-        let path = self.uri.path();
+        let path = &*self.path;
         tracing::info!(
             method = %self.method,
             path = shown(path),
             model = model(path),
-            parameters = masked(self.uri.query().unwrap_or_default()).as_deref(),
+            parameters = masked(self.query.as_deref().unwrap_or_default()).as_deref(),
             status,
             elapsed_ms = elapsed.as_micros() as f64 / 1_000.0,
             execute_id = execute_id.or_else(|| named(path)),

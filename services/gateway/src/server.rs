@@ -28,7 +28,7 @@ use tokio_rustls::TlsAcceptor;
 use crate::access_log::Line;
 use crate::gateway::Gateway;
 use crate::problem::Refusal;
-use crate::wire::{Guarded, Wire};
+use crate::wire::{self, Guarded, Wire};
 use crate::{Config, metrics, tls};
 
 /// How long a TLS handshake may take.
@@ -138,11 +138,16 @@ impl Connection {
         drop(stream.set_nodelay(true));
         match tls {
             None => self.http(stream).await,
-            Some(acceptor) => match timeout(HANDSHAKE_MAX, acceptor.accept(stream)).await {
-                Ok(Ok(stream)) => self.http(stream).await,
-                Ok(Err(error)) => tracing::debug!(%error, "no TLS handshake"),
-                Err(_) => tracing::debug!("the TLS handshake took too long"),
-            },
+            // Apart, so that a connection in plain text has no room for it.
+            Some(acceptor) => Box::pin(self.https(stream, acceptor)).await,
+        }
+    }
+
+    async fn https(self, stream: TcpStream, acceptor: TlsAcceptor) {
+        match timeout(HANDSHAKE_MAX, acceptor.accept(stream)).await {
+            Ok(Ok(stream)) => self.http(stream).await,
+            Ok(Err(error)) => tracing::debug!(%error, "no TLS handshake"),
+            Err(_) => tracing::debug!("the TLS handshake took too long"),
         }
     }
 
@@ -190,11 +195,11 @@ impl Service<Request<Incoming>> for Requests {
     type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
-        self.wire.serving();
+        let head = self.wire.serving();
         let is_ambiguous =
-            request.headers().contains_key(header::TRANSFER_ENCODING) && self.wire.is_ambiguous();
+            request.headers().contains_key(header::TRANSFER_ENCODING) && wire::is_ambiguous(&head);
         let line = Line::begin(&request);
-        let (service, wire) = (self.service.clone(), self.wire.clone());
+        let (service, wire) = (self.service.clone(), Arc::clone(&self.wire));
         Box::pin(async move {
             let response = if is_ambiguous { Ok(ambiguous()) } else { service.call(request).await };
             if let Ok(response) = &response {

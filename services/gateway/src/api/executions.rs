@@ -70,7 +70,25 @@ pub(crate) async fn submit(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Refusal> {
-    let model: ModelName = admission::name(&model)?;
+    let (submission, preference_applied) = admitted(&gateway, &model, query, headers, body).await?;
+    let submitted = submission::submit(&gateway, submission).await?;
+    let mut response = answer::submitted(&gateway, submitted).await;
+    if let Some(Ok(applied)) = preference_applied.map(|applied| HeaderValue::from_str(&applied)) {
+        response.headers_mut().insert("preference-applied", applied);
+    }
+    Ok(response)
+}
+
+/// What is asked for, if it is to be let in, and the preferences that are kept. Nothing of the request stays behind: its
+/// headers keep the buffer they were read into, for as long as the caller waits.
+async fn admitted(
+    gateway: &Gateway,
+    model: &str,
+    query: Result<Query<SubmitParameters>, QueryRejection>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<(Submission, Option<String>), Refusal> {
+    let model: ModelName = admission::name(model)?;
     let parameters = parameters(query)?;
     let selector: VersionSelector =
         parameters.version.as_deref().map(admission::name).transpose()?.unwrap_or_default();
@@ -82,18 +100,13 @@ pub(crate) async fn submit(
     gateway.waiters.admit(preference.wait)?;
     let (input, room) = admission::input(&gateway.bodies, &headers, body).await?;
     let version = gateway.versions.find(&gateway.tenant, &model, &selector).await?;
-    let Some(version) = version else { return Err(no_version(&gateway, &model, &selector).await?) };
+    let Some(version) = version else { return Err(no_version(gateway, &model, &selector).await?) };
     admission::keys(&version.manifest, &model, &input)?;
     let traceparent = admission::traceparent(&headers);
     let wait = preference.wait;
     let submission =
         Submission { model, version, input, idempotency_key, deadline, traceparent, attributes, wait, room };
-    let submitted = submission::submit(&gateway, submission).await?;
-    let mut response = answer::submitted(&gateway, submitted).await;
-    if let Some(Ok(applied)) = preference.applied.map(|applied| HeaderValue::from_str(&applied)) {
-        response.headers_mut().insert("preference-applied", applied);
-    }
-    Ok(response)
+    Ok((submission, preference.applied))
 }
 
 async fn no_version(
