@@ -247,7 +247,8 @@ async fn settle(worker: &Arc<Worker>, answered: Vec<(Pending, ClaimAnswer)>) -> 
     executions
 }
 
-/// Is this known to ask for a builtin that needs neither a lock nor a limit? It runs in no time and starts no process.
+/// Is this known to ask for a builtin that needs neither a lock nor a limit? It runs in no time and starts no process. (An
+/// alias may have moved since it was looked up: what its row names then decides, once it is claimed.)
 pub(crate) fn is_quick(worker: &Worker, delivery: &Delivery) -> bool {
     let text = |name| match delivery.message.headers.get(name) {
         Some(HeaderValue::Text(text)) => Some(text.as_str()),
@@ -259,7 +260,7 @@ pub(crate) fn is_quick(worker: &Worker, delivery: &Delivery) -> bool {
     };
     worker
         .versions
-        .known_as(&worker.tenant, &model, &selector)
+        .last_known(&worker.tenant, &model, &selector)
         .is_some_and(|version| is_quick_version(&version))
 }
 
@@ -281,7 +282,7 @@ async fn run(worker: &Arc<Worker>, executions: Vec<Execution>, others_wait: bool
             worker.tasks.clone().spawn(async move {
                 // Its row names another version than its message: a process needs a slot of the node.
                 if !is_quick && execution.slot.as_ref().is_some_and(|slot| !slot.is_the_nodes()) {
-                    execution.slot = Some(worker.slots.take().await);
+                    execution.slot = Some(worker.waiting.slot(&worker).await);
                 }
                 execution.run(&worker).await;
             });

@@ -71,14 +71,17 @@ impl Versions {
         self.remembered(&(tenant.clone(), model.clone(), VersionSelector::Number(number))).flatten()
     }
 
-    /// The version that `selector` means now, if it is remembered.
-    pub(crate) fn known_as(
+    /// The version that `selector` meant when it was looked up last, if it is remembered. It may mean another by now.
+    pub(crate) fn last_known(
         &self,
         tenant: &TenantId,
         model: &ModelName,
         selector: &VersionSelector,
     ) -> Option<Arc<VersionRow>> {
-        self.remembered(&(tenant.clone(), model.clone(), selector.clone())).flatten()
+        let entries = self.entries();
+        entries
+            .get(&(tenant.clone(), model.clone(), selector.clone()))
+            .and_then(|known| known.version.clone())
     }
 
     fn remembered(&self, key: &Key) -> Option<Option<Arc<VersionRow>>> {

@@ -65,13 +65,14 @@ impl WaitingRoom {
         Some(InRoom { _place: place })
     }
 
-    /// Waits until somebody who waited for a lock or a limit wants a slot: who has one and nothing to run gives it back.
+    /// Waits until somebody who was claimed without a slot wants one: who has one and nothing to run gives it back.
     pub(crate) async fn wants_slot(&self) {
         // The sender is ours, so this cannot fail.
         let _ = self.slots_wanted.subscribe().wait_for(|count| *count > 0).await;
     }
 
-    async fn slot(&self, worker: &Worker) -> Slot {
+    /// A slot of the node for what was claimed without one, and lacks nothing else.
+    pub(crate) async fn slot(&self, worker: &Worker) -> Slot {
         if let Some(slot) = worker.slots.try_take() {
             return slot;
         }

@@ -4,12 +4,12 @@ use std::collections::HashSet;
 use std::fs;
 
 use broker::Broker as _;
-use domain::{QueueName, State};
+use domain::{QueueName, State, VersionNumber};
 use jiff::Timestamp;
 use protocol::{Drain, DrainMode, NodeSettings};
 use testkit::eventually;
 
-use crate::support::{BOUND, World, is_alive, lines_of, unix_ms};
+use crate::support::{BOUND, ECHO, World, is_alive, lines_of, unix_ms};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_never_runs_more_than_its_cap_counted_from_outside() {
@@ -34,6 +34,43 @@ async fn a_node_never_runs_more_than_its_cap_counted_from_outside() {
     }
     let most = lines_of(&counts).await.iter().map(|count| count.trim().parse::<u32>().unwrap()).max();
     assert_eq!(most, Some(3), "more or fewer than the cap at once");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_needs_a_slot_of_the_node_also_if_its_alias_named_a_builtin_before() {
+    let world = World::new().await;
+    world.push("moving", ECHO, "").await;
+    let (running, counts, go) = (world.path("running"), world.path("counts"), world.path("go"));
+    fs::create_dir(&running).unwrap();
+    let counted = |work: &str| {
+        let (running, counts) = (running.display(), counts.display());
+        format!("mkdir {running}/$$; ls {running} | wc -l >> {counts}; {work} rmdir {running}/$$; echo 1 >&3")
+    };
+    let until_go = format!("while [ ! -e {} ]; do sleep 0.01; done;", go.display());
+    world.push_script("wait", "", &counted(&until_go)).await;
+    let _worker = world.start(worker::Config { slots: 1, ..world.config("n1") }).await;
+    world.run("moving", "1").await;
+    let first = world.request("wait", "1");
+    world.publish(&first).await;
+    lines_of(&counts).await;
+    world.push_script("moving", "", &counted("")).await;
+    // The worker looks at the alias again within a second; until then it runs the builtin. The first message after that is
+    // still taken for one.
+    let moved = testkit::eventually_some("one is of the new version", BOUND, async || {
+        let request = world.request("moving", "1");
+        world.publish(&request).await;
+        let claimed = async || world.find(request.execute_id).await.filter(|row| row.attempt == 1);
+        let row = testkit::eventually_some("it is claimed", BOUND, claimed).await;
+        (row.version == Some(VersionNumber(2))).then_some(request)
+    })
+    .await;
+    fs::write(&go, "").unwrap();
+    for request in [&first, &moved] {
+        assert_eq!(world.reply_to(request).await.ending.state(), State::Succeeded);
+    }
+    let counts = lines_of(&counts).await;
+    assert_eq!(counts.len(), 2);
+    assert!(counts.iter().all(|count| count.trim() == "1"), "more than the cap at once: {counts:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
