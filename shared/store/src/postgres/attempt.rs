@@ -62,6 +62,69 @@ impl<'a> Settled<'a> {
 }
 
 pub(super) async fn finish(database: &Database, batch: &[Finish]) -> Result<Vec<Finished>, StoreError> {
+    let mut answers = vec![None; batch.len()];
+    let plain: Vec<usize> = (0..batch.len()).filter(|&place| is_plain(&batch[place])).collect();
+    if !plain.is_empty() {
+        let items: Vec<&Finish> = plain.iter().map(|&place| &batch[place]).collect();
+        for row in end_plain(database, &items).await?.iter().map(Columns) {
+            let place = plain[usize::try_from(row.get::<i64>("place")? - 1).unwrap_or(usize::MAX)];
+            answers[place] = Some(stored(&batch[place], &row)?);
+        }
+    }
+    let open: Vec<usize> = (0..batch.len()).filter(|&place| answers[place].is_none()).collect();
+    if !open.is_empty() {
+        let items: Vec<&Finish> = open.iter().map(|&place| &batch[place]).collect();
+        for (place, row) in open.into_iter().zip(&settle(database, &items).await?) {
+            answers[place] = Some(finished(&batch[place], row)?);
+        }
+    }
+    Ok(answers.into_iter().flatten().collect())
+}
+
+/// Most are ended without a fence. To such a one there is little to look at, and half to pay.
+const fn is_plain(finish: &Finish) -> bool {
+    finish.fence.is_none() && matches!(finish.settlement, Settlement::Ended(_))
+}
+
+/// Ends those that are still held by their attempts: a row for each, with its place among them.
+async fn end_plain(database: &Database, batch: &[&Finish]) -> Result<Vec<Row>, StoreError> {
+    let (ids, attempts, bases, counts) = columns!(batch => |finish|
+        finish.execute_id.as_uuid(), finish.attempt, finish.base, count(&finish.tail));
+    let settled: Vec<Settled<'_>> = batch.iter().map(|finish| Settled::of(&finish.settlement)).collect();
+    let (endings, classes, errors) = columns!(settled => |one| one.ended, one.error_class, one.error);
+    let (exit_codes, signals) = columns!(settled => |one| one.exit_code, one.signal);
+    let (result_types, results) = columns!(settled => |one| one.result_type, one.result);
+    let timelines = timelines(batch);
+    let lines = Lines::of(batch.iter().map(|finish| finish.tail.as_slice()));
+    database
+        .rows(
+            &statement!("finish_plain"),
+            &[
+                &ids,
+                &attempts,
+                &bases,
+                &counts,
+                &endings,
+                &classes,
+                &errors,
+                &exit_codes,
+                &signals,
+                &result_types,
+                &results,
+                &timelines,
+                &lines.places,
+                &lines.numbers,
+                &lines.levels,
+                &lines.times,
+                &lines.texts,
+                &lines.continues,
+            ],
+        )
+        .await
+}
+
+/// Settles any of them: a row for each, in order.
+async fn settle(database: &Database, batch: &[&Finish]) -> Result<Vec<Row>, StoreError> {
     let (ids, attempts, bases, counts) = columns!(batch => |finish|
         finish.execute_id.as_uuid(), finish.attempt, finish.base, count(&finish.tail));
     let settled: Vec<Settled<'_>> = batch.iter().map(|finish| Settled::of(&finish.settlement)).collect();
@@ -69,12 +132,10 @@ pub(super) async fn finish(database: &Database, batch: &[Finish]) -> Result<Vec<
     let (classes, errors, exit_codes, signals) = columns!(settled => |one|
         one.error_class, one.error, one.exit_code, one.signal);
     let (result_types, results) = columns!(settled => |one| one.result_type, one.result);
-    // Structs of strings, numbers and times: this cannot fail.
-    let timelines: Vec<Value> =
-        batch.iter().map(|finish| serde_json::to_value(&finish.timeline).unwrap_or_default()).collect();
+    let timelines = timelines(batch);
     let fences = Fences::of(batch.iter().map(|finish| finish.fence.as_ref()));
     let lines = Lines::of(batch.iter().map(|finish| finish.tail.as_slice()));
-    let rows = database
+    database
         .rows(
             &statement!("finish"),
             &[
@@ -106,31 +167,35 @@ pub(super) async fn finish(database: &Database, batch: &[Finish]) -> Result<Vec<
                 &fences.numbers,
             ],
         )
-        .await?;
-    batch.iter().zip(&rows).map(|(finish, row)| finished(finish, row)).collect()
+        .await
+}
+
+/// Structs of strings, numbers and times: this cannot fail.
+fn timelines(batch: &[&Finish]) -> Vec<Value> {
+    batch.iter().map(|finish| serde_json::to_value(&finish.timeline).unwrap_or_default()).collect()
 }
 
 fn finished(finish: &Finish, row: &Row) -> Result<Finished, StoreError> {
     let row = Columns(row);
-    let conclusion = if row.get("is_settled")? {
-        Conclusion {
-            execute_id: finish.execute_id,
-            attempt: finish.attempt,
-            // The result is at hand: it need not come back from the server.
-            ending: match &finish.settlement {
-                Settlement::Ended(ending) => Some(ending.clone()),
-                Settlement::Yielded { .. } | Settlement::Retried(_) | Settlement::Failed { .. } => {
-                    row.ending()?
-                }
-            },
-            reply_addresses: row.reply_addresses()?,
-        }
+    if row.get("is_settled")? {
+        stored(finish, &row)
     } else if row.get::<Option<bool>>("was_settled")? == Some(true) {
-        row.conclusion()?
+        Ok(Finished::Stored(Box::new(row.conclusion()?)))
     } else {
-        return Ok(Finished::Stale);
+        Ok(Finished::Stale)
+    }
+}
+
+/// What was stored just now.
+fn stored(finish: &Finish, row: &Columns<'_>) -> Result<Finished, StoreError> {
+    let ending = match &finish.settlement {
+        // The result is at hand: it need not come back from the server.
+        Settlement::Ended(ending) => Some(ending.clone()),
+        Settlement::Yielded { .. } | Settlement::Retried(_) | Settlement::Failed { .. } => row.ending()?,
     };
-    Ok(Finished::Stored(Box::new(conclusion)))
+    let (execute_id, attempt) = (finish.execute_id, finish.attempt);
+    let reply_addresses = row.reply_addresses()?;
+    Ok(Finished::Stored(Box::new(Conclusion { execute_id, attempt, ending, reply_addresses })))
 }
 
 pub(super) async fn renew(

@@ -1,10 +1,10 @@
 //! Claiming, and giving deliveries back unclaimed.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
-use domain::ExecuteId;
+use domain::{Ending, ExecuteId};
 use jiff::Timestamp;
-use protocol::Request;
 use tokio_postgres::Row;
 
 use super::accept::{LOOKS, lost_every_race};
@@ -19,13 +19,21 @@ pub(super) async fn claim(
     batch: &[ClaimRequest],
 ) -> Result<Vec<ClaimAnswer>, StoreError> {
     let mut answers = vec![None; batch.len()];
+    let new: Vec<usize> = (0..batch.len()).filter(|&place| !batch[place].request.recorded).collect();
+    if !new.is_empty() {
+        let items: Vec<&ClaimRequest> = new.iter().map(|&place| &batch[place]).collect();
+        let made = make(database, &items).await?;
+        for place in new {
+            answers[place] = made.get(&batch[place].request.execute_id).cloned();
+        }
+    }
     for _ in 0..LOOKS {
         let open: Vec<usize> = (0..batch.len()).filter(|&place| answers[place].is_none()).collect();
         if open.is_empty() {
             break;
         }
         let items: Vec<&ClaimRequest> = open.iter().map(|&place| &batch[place]).collect();
-        let rows = once(database, &items).await?;
+        let rows = known(database, &items).await?;
         for (place, row) in open.into_iter().zip(&rows) {
             answers[place] = answer(row)?;
         }
@@ -33,31 +41,27 @@ pub(super) async fn claim(
     answers.into_iter().collect::<Option<_>>().ok_or_else(|| lost_every_race("claim"))
 }
 
-/// The input as far as the database needs it: what is recorded is there already.
-fn input(request: &Request) -> &[u8] {
-    if request.recorded { &[] } else { &request.input.bytes }
-}
-
-async fn once(database: &Database, batch: &[&ClaimRequest]) -> Result<Vec<Row>, StoreError> {
+/// Makes the rows of those that have none yet, and answers these. (To most that nobody recorded this is all there is to do:
+/// it costs a third of looking for a row first.)
+async fn make(
+    database: &Database,
+    batch: &[&ClaimRequest],
+) -> Result<HashMap<ExecuteId, ClaimAnswer>, StoreError> {
     let (ids, claims, nodes, leases) = columns!(batch => |claim|
         claim.request.execute_id.as_uuid(), claim.claim_id, claim.node.to_string(), seconds(claim.lease));
     let (tenants, models, versions, queues) = columns!(batch => |claim|
         claim.tenant.as_str(), claim.request.model.as_str(), claim.version.map(|version| version.0),
         claim.request.queue.as_str());
     let (types, inputs, digests) = columns!(batch => |claim|
-        &*claim.request.input.content_type, input(&claim.request), &claim.input_digest.as_bytes()[..]);
-    let (reply_to, correlation_ids) = columns!(batch => |claim|
-        claim.request.reply_address.as_ref().map(|address| address.reply_to.as_str()),
-        claim.request.reply_address.as_ref().map(|address| address.correlation_id.as_str()));
-    let (deadlines, traceparents) = columns!(batch => |claim|
-        claim.request.deadline, claim.request.traceparent.as_deref());
-    let (recorded, repeats, dates) = columns!(batch => |claim|
-        claim.request.recorded, claim.redelivered || claim.request.recorded, dated_at(claim.request.execute_id));
-    let attributes: Vec<_> = batch.iter().map(|claim| attributes_json(&claim.request.attributes)).collect();
+        &*claim.request.input.content_type, &claim.request.input.bytes[..], &claim.input_digest.as_bytes()[..]);
+    let (reply_to, correlation_ids) = addresses(batch);
+    let (deadlines, traceparents, attributes, dates) = columns!(batch => |claim|
+        claim.request.deadline, claim.request.traceparent.as_deref(), attributes_json(&claim.request.attributes),
+        dated_at(claim.request.execute_id));
     let [age, ahead] = window();
-    database
+    let rows = database
         .rows(
-            &statement!("claim"),
+            &statement!("claim_new"),
             &[
                 &ids,
                 &claims,
@@ -74,8 +78,65 @@ async fn once(database: &Database, batch: &[&ClaimRequest]) -> Result<Vec<Row>, 
                 &correlation_ids,
                 &deadlines,
                 &traceparents,
+                &attributes,
+                &dates,
+                &age,
+                &ahead,
+                &EXPIRED.class.label(),
+                &EXPIRED.message,
+            ],
+        )
+        .await?;
+    let mut made = HashMap::with_capacity(rows.len());
+    let versions: HashMap<_, _> =
+        batch.iter().map(|claim| (claim.request.execute_id, claim.version)).collect();
+    for row in rows.iter().map(Columns) {
+        let execute_id = row.execute_id()?;
+        let answer = match row.get::<Option<Timestamp>>("claimed_at")? {
+            Some(claimed_at) => ClaimAnswer::Claimed(Claim {
+                attempt: 1,
+                last_log_id: 0,
+                version: versions.get(&execute_id).copied().flatten(),
+                waited: Duration::ZERO,
+                retries: 0,
+                failures: 0,
+                deadline_in: row.get::<Option<f64>>("deadline_in")?.map(Duration::from_secs_f64),
+                claimed_at,
+            }),
+            None => {
+                ClaimAnswer::Ended(AlreadyEnded { attempt: 0, ending: Ending::Expired(EXPIRED.failure()) })
+            }
+        };
+        made.insert(execute_id, answer);
+    }
+    Ok(made)
+}
+
+/// Claims those whose rows are there.
+async fn known(database: &Database, batch: &[&ClaimRequest]) -> Result<Vec<Row>, StoreError> {
+    let (ids, claims, nodes, leases) = columns!(batch => |claim|
+        claim.request.execute_id.as_uuid(), claim.claim_id, claim.node.to_string(), seconds(claim.lease));
+    let (tenants, digests) = columns!(batch => |claim|
+        claim.tenant.as_str(), &claim.input_digest.as_bytes()[..]);
+    let (reply_to, correlation_ids) = addresses(batch);
+    let (recorded, repeats, dates) = columns!(batch => |claim|
+        claim.request.recorded, claim.redelivered || claim.request.recorded, dated_at(claim.request.execute_id));
+    let [age, ahead] = window();
+    database
+        .rows(
+            &statement!("claim"),
+            &[
+                &ids,
+                &claims,
+                &nodes,
+                &leases,
+                &tenants,
+                &digests,
+                &reply_to,
+                &correlation_ids,
                 &recorded,
                 &repeats,
+                &dates,
                 &age,
                 &ahead,
                 &addresses_max(),
@@ -83,11 +144,17 @@ async fn once(database: &Database, batch: &[&ClaimRequest]) -> Result<Vec<Row>, 
                 &EXPIRED.message,
                 &CANCELLED.class.label(),
                 &CANCELLED.message,
-                &attributes,
-                &dates,
             ],
         )
         .await
+}
+
+/// Where the replies go, as two arrays.
+fn addresses<'a>(batch: &[&'a ClaimRequest]) -> (Vec<Option<&'a str>>, Vec<Option<&'a str>>) {
+    let addresses = batch.iter().map(|claim| claim.request.reply_address.as_ref());
+    addresses
+        .map(|address| (address.map(|a| a.reply_to.as_str()), address.map(|a| a.correlation_id.as_str())))
+        .unzip()
 }
 
 /// When an id says that it was made. (Every id that is a time at all fits; any other is outside the window.)
@@ -98,7 +165,7 @@ fn dated_at(execute_id: ExecuteId) -> Timestamp {
         .unwrap_or_default()
 }
 
-/// What the verdict says; `None` if another statement made the row just now.
+/// What the verdict says; `None` if the row has just gone.
 fn answer(row: &Row) -> Result<Option<ClaimAnswer>, StoreError> {
     let row = Columns(row);
     let Some(verdict) = row.get::<Option<&str>>("verdict")? else { return Ok(None) };

@@ -1,11 +1,17 @@
 //! What the record itself says about an execution that ends without a worker.
 
-use domain::{ErrorClass, limits};
+use domain::{ErrorClass, Failure, limits};
 
 /// Why, as a program and as a person reads it.
 pub(super) struct Reason {
     pub class: ErrorClass,
     pub message: &'static str,
+}
+
+impl Reason {
+    pub fn failure(&self) -> Failure {
+        Failure { class: self.class, message: self.message.to_owned(), exit_code: None, signal: None }
+    }
 }
 
 pub(super) const CANCELLED: Reason =

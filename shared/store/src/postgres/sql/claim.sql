@@ -1,22 +1,19 @@
--- Claims the executions of a chunk of deliveries; makes the rows of direct producers' messages.
+-- Claims the executions of a chunk of deliveries whose rows are there.
 --
 -- Arrays of equal length, one element per delivery: $1 execute_id, $2 claim_id, $3 node, $4 lease in seconds, $5 tenant,
--- $6 model, $7 version (null: there is none), $8 queue, $9 input_type, $10 input (empty if recorded), $11 input_digest,
--- $12 reply_to (null: nobody waits), $13 correlation_id, $14 deadline, $15 traceparent, $16 recorded (the row should exist),
--- $17 is_repeat (redelivered, or a dispatch of our own: an address that is known is no second one).
--- $18, $19: how far back and ahead a new id may be dated, in seconds; $20: how many reply addresses a row remembers;
--- $21, $22, $23, $24: error_class and error of an expired and of a cancelled execution. One element per delivery again:
--- $25 attributes (null: none), $26 when its id is dated. No id may be twice in it.
+-- $6 input_digest, $7 reply_to (null: nobody waits), $8 correlation_id, $9 recorded (the row should exist), $10 is_repeat
+-- (redelivered, or a dispatch of our own: an address that is known is no second one), $11 when its id is dated.
+-- $12, $13: how far back and ahead an id may be dated, in seconds; $14: how many reply addresses a row remembers;
+-- $15, $16, $17, $18: error_class and error of an expired and of a cancelled execution. No id may be twice in it.
 --
--- One row per delivery, in order: a verdict, and the execution's row after it. The verdict is null if another statement made
--- the row just now: ask again.
+-- One row per delivery, in order: a verdict, and the execution's row after it. The verdict is null if the row has just gone:
+-- ask again.
 with item as (
     select i.*
-    from unnest($1::uuid[], $2::uuid[], $3::text[], $4::float8[], $5::text[], $6::text[], $7::int[], $8::text[], $9::text[],
-            $10::bytea[], $11::bytea[], $12::text[], $13::text[], $14::timestamptz[], $15::text[], $16::bool[], $17::bool[],
-            $25::jsonb[], $26::timestamptz[])
-        with ordinality as i (execute_id, claim_id, node, lease, tenant, model, version, queue, input_type, input,
-            input_digest, reply_to, correlation_id, deadline, traceparent, recorded, is_repeat, attributes, dated_at, place)
+    from unnest($1::uuid[], $2::uuid[], $3::text[], $4::float8[], $5::text[], $6::bytea[], $7::text[], $8::text[], $9::bool[],
+            $10::bool[], $11::timestamptz[]) with ordinality
+        as i (execute_id, claim_id, node, lease, tenant, input_digest, reply_to, correlation_id, recorded, is_repeat, dated_at,
+            place)
 ),
 -- Every row that is changed is locked first, in the order of the ids: so no two statements wait for each other.
 held as materialized (
@@ -36,7 +33,7 @@ judged as materialized (
             when h.state in ('running', 'delayed') then 'not_now'
             else 'ended'
         end as verdict,
-        i.reply_to is not null and cardinality(h.reply_to) < $20::int
+        i.reply_to is not null and cardinality(h.reply_to) < $14::int
             and (i.claim_id <> all (h.reply_claim)) is not false
             and not (i.is_repeat and exists (
                 select from unnest(h.reply_to, h.correlation_id) a (reply_to, correlation_id)
@@ -69,44 +66,15 @@ changed as (
         correlation_id = case when v.is_new_address then e.correlation_id || v.correlation_id else e.correlation_id end,
         reply_claim = case when v.is_new_address then e.reply_claim || v.claim_id else e.reply_claim end,
         finished_at = case when v.verdict in ('expired', 'cancelled') then v.at end,
-        error_class = case v.verdict when 'expired' then $21::text when 'cancelled' then $23::text end,
-        error = case v.verdict when 'expired' then $22::text when 'cancelled' then $24::text end
+        error_class = case v.verdict when 'expired' then $15::text when 'cancelled' then $17::text end,
+        error = case v.verdict when 'expired' then $16::text when 'cancelled' then $18::text end
     from verdict v
     where e.execute_id = v.execute_id and e.execute_id = any($1::uuid[]) and v.changes
     returning e.execute_id, e.state, e.attempt, e.last_log_id, e.version, e.retries, e.failures, e.claimed_at, e.deadline,
         e.waiting_since, e.error_class, e.error, e.exit_code, e.signal
 ),
-made as (
-    insert into execution (execute_id, tenant, model, version, queue, state, attempt, claim_id, node, leased_by, leased_until,
-        renewed_at, claimed_at, dispatched_at, input_type, input, input_digest, reply_to, correlation_id, reply_claim, deadline,
-        traceparent, attributes, timeline, finished_at, error_class, error)
-    select i.execute_id, i.tenant, i.model, i.version, i.queue, case when n.runs then 'running' else 'expired' end,
-        n.runs::int, case when n.runs then i.claim_id end, case when n.runs then i.node end, case when n.runs then i.node end,
-        case when n.runs then n.at + make_interval(secs => i.lease) end, case when n.runs then n.at end,
-        case when n.runs then n.at end,
-        -- No later than it was published, as far as clocks agree: it marks how far its queue has been worked off.
-        case when n.runs then least(i.dated_at, n.at) end, i.input_type, i.input, i.input_digest,
-        case when i.reply_to is null then '{}' else array[i.reply_to] end,
-        case when i.reply_to is null then '{}' else array[i.correlation_id] end,
-        case when i.reply_to is null then '{}' else array[i.claim_id] end,
-        i.deadline, i.traceparent, i.attributes,
-        case when n.runs then jsonb_build_array(jsonb_build_object('attempt', 1, 'event', 'claimed',
-            'at', to_char(n.at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'), 'node', i.node)) else '[]' end,
-        case when not n.runs then n.at end, case when not n.runs then $21::text end, case when not n.runs then $22::text end
-    from item i
-        cross join lateral (select t.at, coalesce(i.deadline > t.at, true) as runs from (select clock_timestamp() as at) t) n
-    where not i.recorded and i.execute_id not in (select execute_id from held)
-        and i.execute_id >= (select execute_id_floor(clock_timestamp() - make_interval(secs => $18)))
-        and i.execute_id < (select execute_id_floor(clock_timestamp() + make_interval(secs => $19)))
-    order by i.execute_id
-    on conflict (execute_id) do nothing
-    returning execute_id, state, attempt, last_log_id, version, retries, failures, claimed_at, deadline,
-        waiting_since, error_class, error, exit_code, signal
-),
 now as (
     select c.*, null as result_type, null::bytea as result from changed c
-    union all
-    select m.*, null, null from made m
     union all
     select h.execute_id, h.state, h.attempt, h.last_log_id, h.version, h.retries, h.failures, h.claimed_at, h.deadline,
         h.waiting_since, h.error_class, h.error, h.exit_code, h.signal, h.result_type, h.result
@@ -114,13 +82,12 @@ now as (
 )
 select
     case
-        when m.execute_id is not null then case m.state when 'running' then 'claimed' else 'ended' end
-        when v.verdict in ('claimed_before') then 'claimed'
+        when v.verdict = 'claimed_before' then 'claimed'
         when v.verdict in ('expired', 'cancelled') then 'ended'
         when v.verdict is not null then v.verdict
         when i.recorded then 'unrecorded'
-        when i.execute_id < (select execute_id_floor(clock_timestamp() - make_interval(secs => $18)))
-            or i.execute_id >= (select execute_id_floor(clock_timestamp() + make_interval(secs => $19))) then 'outside_window'
+        when i.dated_at < clock_timestamp() - make_interval(secs => $12)
+            or i.dated_at >= clock_timestamp() + make_interval(secs => $13) then 'outside_window'
     end as verdict,
     n.state, n.attempt, n.last_log_id, n.version, n.retries, n.failures, n.claimed_at,
     -- (`greatest` passes over a null.)
@@ -132,6 +99,5 @@ select
     case when v.verdict = 'ended' then n.result end as result
 from item i
     left join verdict v using (execute_id)
-    left join made m using (execute_id)
     left join now n using (execute_id)
 order by i.place
