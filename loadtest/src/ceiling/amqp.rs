@@ -78,7 +78,8 @@ pub async fn round_trips(url: &str, shape: Shape) -> anyhow::Result<Pace> {
         confirmed.queue_delete(queue, QueueDeleteOptions::default()).await?;
     }
     for connection in [publishing, consuming, echoing] {
-        connection.close(200, "OK".into()).await?;
+        // A goodbye that meets the broker's own takes nothing from what was measured.
+        drop(connection.close(200, "OK".into()).await);
     }
     pace
 }
