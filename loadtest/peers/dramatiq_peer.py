@@ -4,10 +4,11 @@
 """
 
 import os
-import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import dramatiq
+import redis
 from dramatiq.brokers.rabbitmq import RabbitmqBroker
 from dramatiq.results import Results
 from dramatiq.results.backends import RedisBackend
@@ -17,7 +18,9 @@ from measure import Loop
 broker = RabbitmqBroker(url=os.environ["PEER_AMQP_URL"])
 # Its metrics are off, as nobody reads them.
 broker.middleware = [m for m in broker.middleware if type(m).__name__ != "Prometheus"]
-broker.add_middleware(Results(backend=RedisBackend(url=os.environ["PEER_REDIS_URL"])))
+# A connection for each caller: the default is 100, and an error for the next one.
+pool = redis.ConnectionPool.from_url(os.environ["PEER_REDIS_URL"], max_connections=10_000)
+broker.add_middleware(Results(backend=RedisBackend(client=redis.Redis(connection_pool=pool))))
 dramatiq.set_broker(broker)
 
 
@@ -37,11 +40,10 @@ def client():
             noop.send(loop.payload).get_result(block=True, timeout=60_000)
             loop.done(sent)
 
-    threads = [threading.Thread(target=caller) for _ in range(loop.concurrency)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(loop.concurrency) as callers:
+        # A caller that failed fails the measurement.
+        for ended in [callers.submit(caller) for _ in range(loop.concurrency)]:
+            ended.result()
     loop.report()
 
 

@@ -5,7 +5,8 @@
 //! decode, call, encode; no rules there). Three orders are kept:
 //!
 //! - the oneshot is registered **before** anything is sent, so no reply can come too early;
-//! - the row is written **before** the message is published, so an accepted execution cannot be forgotten;
+//! - whoever is told that an execution was accepted has its row: it is written **before** the message is published; only for a
+//!   caller who waits, and could not find it again without the answer, the claim may write it (`submission::order`);
 //! - what was begun for a caller who hangs up is finished, in a task of its own.
 //!
 //! Nothing costs a statement of its own per execution: acceptances go through the group-commit writer, waiters without a

@@ -19,6 +19,7 @@ use hyper::service::Service;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use protocol::ProblemCode;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
@@ -49,6 +50,24 @@ const TOO_MANY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: appl
     retry-after: 2\r\nconnection: close\r\ncontent-length: 116\r\n\r\n\
     {\"type\":\"about:blank\",\"code\":\"overloaded\",\"status\":503,\"title\":\"Too busy\",\"detail\":\"there are too many connections\"}";
 
+/// Files that are open beside the connections.
+const OTHER_FILES: u64 = 512;
+
+/// Raises the soft limit of open files to what so many connections need, as far as the hard one lets it: the usual soft one
+/// is 1,024.
+fn allow_open_files(connections: usize) {
+    let wanted = u64::try_from(connections).unwrap_or(u64::MAX).saturating_add(OTHER_FILES);
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    // `None` is without a limit.
+    let Some(soft) = current.filter(|soft| *soft < wanted) else { return };
+    let allowed = maximum.map_or(wanted, |hard| hard.min(wanted));
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: Some(allowed), maximum }) {
+        tracing::warn!(%error, soft, "cannot raise the limit of open files");
+    } else if allowed < wanted {
+        tracing::warn!(allowed, wanted, "the hard limit of open files is lower than connections_max needs");
+    }
+}
+
 /// A bound address.
 pub(crate) struct Listener {
     listener: TcpListener,
@@ -62,6 +81,7 @@ impl Listener {
             (Some(cert), Some(key)) => Some(tls::acceptor(cert, key)?),
             (None, _) | (_, None) => None,
         };
+        allow_open_files(config.connections_max);
         let listener = TcpListener::bind(config.listen)
             .await
             .with_context(|| format!("gateway.listen = {}", config.listen))?;

@@ -45,7 +45,11 @@ pub const KEYS: &[Key] = &[
     ),
     text("gateway.tls_cert_file", "TLS: the certificate chain, as PEM"),
     text("gateway.tls_key_file", "TLS: its private key, as PEM"),
-    number("gateway.connections_max", "the most connections at once", 1..=1_000_000),
+    number(
+        "gateway.connections_max",
+        "the most connections at once; the soft limit of open files is raised to what they need, as far as the hard one lets it",
+        1..=1_000_000,
+    ),
     number(
         "gateway.connections_per_address_max",
         "the most connections at once from one address",

@@ -42,6 +42,34 @@ fn a_directory_serves_one_process() {
 }
 
 #[test]
+fn it_may_open_as_many_files_as_its_connections_need() {
+    let directory = tempfile::TempDir::new().unwrap();
+    for (hard, allowed) in [(65_536, 12_512), (4_096, 4_096)] {
+        let mut dev = std::process::Command::new("prlimit")
+            .args([
+                &format!("--nofile=1024:{hard}"),
+                env!("CARGO_BIN_EXE_gantry"),
+                "dev",
+                "--listen",
+                "127.0.0.1:0",
+            ])
+            .arg("--dir")
+            .arg(directory.path().join(hard.to_string()))
+            .stdout(std::process::Stdio::piped())
+            .stderr(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        read_until(dev.stdout.as_mut().unwrap(), "URL");
+        let limits = std::fs::read_to_string(format!("/proc/{}/limits", dev.id())).unwrap();
+        dev.kill().unwrap();
+        dev.wait().unwrap();
+        let files = limits.lines().find_map(|line| line.strip_prefix("Max open files")).unwrap();
+        let soft: u32 = files.split_whitespace().next().unwrap().parse().unwrap();
+        assert_eq!(soft, allowed, "{files}");
+    }
+}
+
+#[test]
 fn the_demo_shows_every_example_with_its_result_and_ends_with_0() {
     let demo = Said::of(gantry(&["demo"]).output().unwrap()).expect(0);
     for part in [
