@@ -11,7 +11,7 @@ use futures::FutureExt as _;
 use futures::future::join_all;
 use store::Requeue;
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout_at};
 use tracing::{info, warn};
 
 use crate::Worker;
@@ -26,6 +26,10 @@ const CHUNK_MAX: usize = 64;
 const QUICK_IN_ROW: u32 = 1_000;
 /// How many it holds then.
 const QUICK_PREFETCH: u16 = 256;
+/// How long builtins are gathered then, if so many come in a second that it is worth it: what a chunk costs by itself, here, in
+/// the broker and in the record, is more than what a few of it cost.
+const GATHER: Duration = Duration::from_millis(3);
+const GATHER_FROM_PER_SECOND: f64 = 1_000.0;
 /// How soon what a full node gives back may be dispatched again.
 const REQUEUE_DELAY: Duration = Duration::from_secs(1);
 
@@ -40,11 +44,23 @@ pub(crate) struct Consumer {
     prefetch: u16,
     /// How many builtins came since the last delivery that was none.
     quick_in_row: u32,
+    /// Builtins that will be claimed together.
+    gathered: Vec<(Delivery, Slot)>,
+    arrivals: Arrivals,
 }
 
 impl Consumer {
-    pub(crate) const fn new(worker: Arc<Worker>, deliveries: Deliveries, prefetch: u16) -> Self {
-        Self { worker, deliveries, waiting: VecDeque::new(), is_paused: false, prefetch, quick_in_row: 0 }
+    pub(crate) fn new(worker: Arc<Worker>, deliveries: Deliveries, prefetch: u16) -> Self {
+        Self {
+            worker,
+            deliveries,
+            waiting: VecDeque::new(),
+            is_paused: false,
+            prefetch,
+            quick_in_row: 0,
+            gathered: Vec::new(),
+            arrivals: Arrivals::new(),
+        }
     }
 
     /// Takes deliveries while the node is to take any, until the future is dropped (which loses nothing).
@@ -60,6 +76,8 @@ impl Consumer {
                 continue;
             }
             self.adjust_prefetch().await;
+            // What was being gathered when something changed.
+            self.take_gathered();
             tokio::select! {
                 biased;
                 // The sender is the worker's own.
@@ -72,6 +90,7 @@ impl Consumer {
     /// Takes no deliveries, and gives those back that were not claimed, until the node is to take work again.
     async fn rest(&mut self, standing: &mut watch::Receiver<Standing>) -> anyhow::Result<()> {
         self.pause().await;
+        self.waiting.extend(self.gathered.drain(..).map(|(delivery, _slot)| delivery));
         self.take_waiting();
         loop {
             self.give_back().await;
@@ -154,22 +173,43 @@ impl Consumer {
 
     /// Takes the builtins among what came: they start no process and wait for no slot. All else waits for one.
     async fn receive(&mut self, delivered: Vec<Delivery>) {
+        self.sort(delivered);
+        if self.quick_in_row >= QUICK_IN_ROW && self.arrivals.per_second() >= GATHER_FROM_PER_SECOND {
+            let until = Instant::now() + GATHER;
+            while self.gathered.len() < CHUNK_MAX {
+                let Ok(more) = timeout_at(until, self.deliveries.next_chunk(CHUNK_MAX)).await else { break };
+                if more.is_empty() {
+                    // It is closed, and will say so again.
+                    break;
+                }
+                self.sort(more);
+            }
+        }
+        self.take_gathered();
+        self.adjust_prefetch().await;
+    }
+
+    /// Tells the builtins from all else.
+    fn sort(&mut self, delivered: Vec<Delivery>) {
         let is_away = self.worker.record_link.is_away();
-        let mut quick = Vec::new();
+        self.arrivals.note(delivered.len());
         for delivery in delivered {
             let is_quick = is_quick(&self.worker, &delivery);
             self.quick_in_row = if is_quick { self.quick_in_row.saturating_add(1) } else { 0 };
             match (is_quick && !is_away).then(|| self.worker.quick.try_take()).flatten() {
-                Some(slot) => quick.push((delivery, slot)),
+                Some(slot) => self.gathered.push((delivery, slot)),
                 None => self.waiting.push_back(delivery),
             }
         }
-        while !quick.is_empty() {
-            let rest = quick.split_off(quick.len().min(CHUNK_MAX));
-            self.worker.tasks.spawn(take_chunk(Arc::clone(&self.worker), quick));
-            quick = rest;
+    }
+
+    /// Claims and runs what was gathered.
+    fn take_gathered(&mut self) {
+        while !self.gathered.is_empty() {
+            let rest = self.gathered.split_off(self.gathered.len().min(CHUNK_MAX));
+            let chunk = std::mem::replace(&mut self.gathered, rest);
+            self.worker.tasks.spawn(take_chunk(Arc::clone(&self.worker), chunk));
         }
-        self.adjust_prefetch().await;
     }
 
     /// Holds as many deliveries as the slots are worth, or more while all of them are builtins.
@@ -253,11 +293,40 @@ impl Consumer {
     /// Takes no more, and gives what was not claimed back to the broker for others.
     pub(crate) async fn close(mut self) {
         self.pause().await;
+        self.waiting.extend(self.gathered.drain(..).map(|(delivery, _slot)| delivery));
         self.take_waiting();
         self.give_back().await;
     }
 
     async fn give_back(&mut self) {
         join_all(self.waiting.drain(..).map(Delivery::requeue)).await.into_iter().for_each(note);
+    }
+}
+
+/// How many deliveries come in a second, as of the last tenth of one.
+struct Arrivals {
+    since: Instant,
+    count: usize,
+    per_second: f64,
+}
+
+impl Arrivals {
+    const WINDOW: Duration = Duration::from_millis(100);
+
+    fn new() -> Self {
+        Self { since: Instant::now(), count: 0, per_second: 0.0 }
+    }
+
+    fn note(&mut self, count: usize) {
+        let elapsed = self.since.elapsed();
+        if elapsed >= Self::WINDOW {
+            self.per_second = self.count as f64 / elapsed.as_secs_f64();
+            (self.since, self.count) = (Instant::now(), 0);
+        }
+        self.count += count;
+    }
+
+    const fn per_second(&self) -> f64 {
+        self.per_second
     }
 }
