@@ -174,7 +174,7 @@ impl Consumer {
     /// Takes the builtins among what came: they start no process and wait for no slot. All else waits for one.
     async fn receive(&mut self, delivered: Vec<Delivery>) {
         self.sort(delivered);
-        if self.quick_in_row >= QUICK_IN_ROW && self.arrivals.per_second() >= GATHER_FROM_PER_SECOND {
+        if self.quick_in_row >= QUICK_IN_ROW && self.arrivals.per_second >= GATHER_FROM_PER_SECOND {
             let until = Instant::now() + GATHER;
             while self.gathered.len() < CHUNK_MAX {
                 let Ok(more) = timeout_at(until, self.deliveries.next_chunk(CHUNK_MAX)).await else { break };
@@ -303,7 +303,7 @@ impl Consumer {
     }
 }
 
-/// How many deliveries come in a second, as of the last tenth of one.
+/// How many deliveries come in a second, over the last 100 ms or since the one before if that is longer ago.
 struct Arrivals {
     since: Instant,
     count: usize,
@@ -324,9 +324,5 @@ impl Arrivals {
             (self.since, self.count) = (Instant::now(), 0);
         }
         self.count += count;
-    }
-
-    const fn per_second(&self) -> f64 {
-        self.per_second
     }
 }

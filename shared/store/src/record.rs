@@ -35,7 +35,7 @@ pub trait Record: Send + Sync + 'static {
     /// cancel was asked for, or whose deadline has passed, ends here.
     ///
     /// # Errors
-    /// [`StoreError`]; on [`crate::Recovery::Unknown`] they may be claimed: repeat with the same `claim_id`s.
+    /// [`StoreError`]; some may be claimed, on [`crate::Recovery::Unknown`] all: repeat with the same `claim_id`s.
     async fn claim(&self, batch: &[ClaimRequest]) -> Result<Vec<ClaimAnswer>, StoreError>;
 
     /// Appends log lines; their `log_id`s are dealt out by the execution's row: dense, and none to a stale attempt.
@@ -47,7 +47,7 @@ pub trait Record: Send + Sync + 'static {
     /// Settles attempts, with their last log lines in the same statement.
     ///
     /// # Errors
-    /// [`StoreError`]; on [`crate::Recovery::Unknown`] they may be settled: repeat as they were.
+    /// [`StoreError`]; some may be settled, on [`crate::Recovery::Unknown`] all: repeat as they were.
     async fn finish(&self, batch: &[Finish]) -> Result<Vec<Finished>, StoreError>;
 
     // --- the rest of an execution's life ---------------------------------------------------------------------------

@@ -31,7 +31,8 @@ pub(super) trait Row: Send + Sync + 'static {
     fn bytes(&self) -> usize;
 }
 
-/// Writes a batch: all rows or none, answered in their order.
+/// Writes a batch, answered in its order. One that failed may be written in part: to write it again, or parts of it, is
+/// harmless and gives every row its answer.
 pub(super) trait Write<R: Row>: Sync {
     fn write(&self, rows: &[R]) -> impl Future<Output = Result<Vec<R::Answer>, StoreError>> + Send;
 }
