@@ -9,12 +9,14 @@
 //!
 //! Publishing (`publisher`): a few channels, each owned by one task, since two publishers on one channel can get each
 //! other's confirms; nothing is `mandatory`, since returned messages are reported to the wrong publisher; what no queue
-//! takes goes to an alternate exchange. Replies (`replier`) have a channel without confirms.
+//! takes goes to an alternate exchange. Replies (`replier`) have a channel without confirms; those that are sent to one process at
+//! the same time are one message (`batch`).
 //!
 //! Consuming (`subscription`, `listener`): a channel per stream; `settlements` turns many acknowledgements into one
 //! frame. `topology` declares what must exist; limits are policies, which operators set (`docs/operations-rabbitmq.md`).
 
 mod backoff;
+mod batch;
 mod consumer;
 mod depths;
 mod epoch;
@@ -28,6 +30,7 @@ mod subscription;
 mod supervisor;
 mod topology;
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -35,6 +38,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use domain::QueueName;
+use lapin::BasicProperties;
+use lapin::types::ShortString;
 use protocol::{RawMessage, ReplyAddress};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
@@ -124,6 +129,15 @@ impl RabbitMq {
     }
 }
 
+impl RabbitMq {
+    fn send_reply(&self, queue: ShortString, properties: BasicProperties, body: Bytes) {
+        let reply = Message { exchange: "".into(), routing_key: queue, properties, body };
+        if let Err(reason) = self.publisher.send(Outgoing::Message(Box::new(reply))) {
+            metrics::reply_dropped(reason);
+        }
+    }
+}
+
 impl Drop for RabbitMq {
     fn drop(&mut self) {
         self.closed.cancel();
@@ -164,16 +178,30 @@ impl Broker for RabbitMq {
     }
 
     fn reply(&self, address: &ReplyAddress, mut message: RawMessage) {
-        let routing_key = lapin::types::ShortString::try_new(address.reply_to.as_str());
+        let routing_key = ShortString::try_new(address.reply_to.as_str());
         let Some(routing_key) = routing_key.ok().filter(|name| self.names.may_be_replied_to(name.as_str()))
         else {
             return metrics::reply_dropped("forbidden");
         };
         message.correlation_id = Some(address.correlation_id.clone());
         let (properties, body) = message::to_amqp(message, Kept::InMemory);
-        let reply = Message { exchange: "".into(), routing_key, properties, body };
-        if let Err(reason) = self.publisher.send(Outgoing::Message(Box::new(reply))) {
-            metrics::reply_dropped(reason);
+        self.send_reply(routing_key, properties, body);
+    }
+
+    fn reply_all(&self, replies: Vec<(ReplyAddress, RawMessage)>) {
+        let mut of_processes: HashMap<String, Vec<RawMessage>> = HashMap::new();
+        for (ReplyAddress { reply_to, correlation_id }, message) in replies {
+            if self.names.is_of_a_process(&reply_to) {
+                let message = RawMessage { correlation_id: Some(correlation_id), ..message };
+                of_processes.entry(reply_to).or_default().push(message);
+            } else {
+                self.reply(&ReplyAddress { reply_to, correlation_id }, message);
+            }
+        }
+        for (queue, replies) in of_processes {
+            for (properties, body) in batch::to_amqp(&replies) {
+                self.send_reply(queue.as_str().into(), properties, body);
+            }
         }
     }
 

@@ -8,10 +8,10 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
 
 use super::epoch::{Epoch, ask, close_channel, failed};
-use super::message;
 use super::names::Names;
 use super::subscription::Stopped;
 use super::topology::{self, Thing};
+use super::{batch, message};
 use crate::{BrokerError, Control, metrics};
 
 const WATCHDOG: Duration = Duration::from_secs(10);
@@ -101,8 +101,15 @@ impl Ear {
     fn hear(&self, delivery: lapin::message::Delivery) {
         match self {
             Self::Replies(sink) => {
-                if sink.try_send(message::from_amqp(&delivery.properties, delivery.data)).is_err() {
-                    metrics::reply_dropped("full");
+                let hear = |reply| {
+                    if sink.try_send(reply).is_err() {
+                        metrics::reply_dropped("full");
+                    }
+                };
+                if batch::is_batch(&delivery.properties) {
+                    batch::from_amqp(delivery.data).for_each(hear);
+                } else {
+                    hear(message::from_amqp(&delivery.properties, delivery.data));
                 }
             }
             Self::Controls(sink) => {

@@ -1,5 +1,8 @@
 use domain::QueueName;
 
+/// What RabbitMQ allows.
+const NAME_LENGTH_MAX: usize = 255;
+
 /// What our exchanges and queues are called.
 #[derive(Debug, Clone)]
 pub(super) struct Names {
@@ -54,6 +57,12 @@ impl Names {
         name.strip_prefix(&self.prefix)?.strip_prefix(".queue.")?.parse().ok()
     }
 
+    /// Is this the reply queue of a process of ours, of this installation or of another with the same prefix?
+    pub(super) fn is_of_a_process(&self, name: &str) -> bool {
+        let rest = name.strip_prefix(&self.prefix).and_then(|rest| rest.strip_prefix(".reply."));
+        rest.is_some() && name.len() <= NAME_LENGTH_MAX
+    }
+
     /// May a reply be sent to the queue `name`? A caller chooses that name, so it must not be one of those we rely on.
     pub(super) fn may_be_replied_to(&self, name: &str) -> bool {
         match name.strip_prefix(&self.prefix).and_then(|rest| rest.strip_prefix('.')) {
@@ -77,6 +86,17 @@ mod tests {
             ["gantry.reply.gateway-2", "amq.gen-x", "answers", "gantry2.queue.x", &names.reply_queue()]
         {
             assert!(names.may_be_replied_to(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn the_reply_queue_of_a_process_is_told_from_a_producers() {
+        let names = Names::new("gantry".to_owned(), "gateway-1".to_owned());
+        assert!(names.is_of_a_process(&names.reply_queue()) && names.is_of_a_process("gantry.reply.other"));
+        let long = format!("gantry.reply.{}", "x".repeat(255));
+        for name in ["amq.gen-x", "reply.x", "gantry.queue.reply.x", "gantry2.reply.x", "gantry.reply", &long]
+        {
+            assert!(!names.is_of_a_process(name), "{name}");
         }
     }
 

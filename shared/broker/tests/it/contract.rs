@@ -7,7 +7,7 @@ use broker::embedded::Embedded;
 use broker::{Broker, Control, DeliverySource, PublishError, Settled};
 use domain::ExecuteId;
 use futures::future::{join_all, try_join_all};
-use protocol::{HeaderValue, ReplyAddress};
+use protocol::{HeaderValue, RawMessage, ReplyAddress};
 use testkit::{eventually, fresh_name};
 use tokio::time::timeout;
 
@@ -42,6 +42,7 @@ on_both! {
     a_message_for_a_queue_nobody_made_is_unroutable
     a_rejected_message_is_confirmed_and_is_no_work
     a_reply_reaches_its_process_and_no_other
+    replies_that_are_sent_together_come_in_order_each_to_its_own
     every_listener_hears_a_broadcast
     depth_counts_what_waits_and_not_what_is_delivered
     a_paused_consumer_gets_nothing_and_keeps_what_it_has
@@ -220,6 +221,24 @@ async fn a_reply_reaches_its_process_and_no_other(broker: Arc<dyn Broker>) {
     let reply = timeout(SOON, replies.recv()).await.unwrap().unwrap();
     assert_eq!(reply.correlation_id.as_deref(), Some("mine"));
     assert_eq!(reply.message_id.as_deref(), Some("1"));
+    broker.close().await;
+}
+
+async fn replies_that_are_sent_together_come_in_order_each_to_its_own(broker: Arc<dyn Broker>) {
+    let mut replies = broker.replies().await.unwrap();
+    let to = |reply_to: &str, n: u32| {
+        let address = ReplyAddress { reply_to: reply_to.to_owned(), correlation_id: format!("c{n}") };
+        (address, message(n))
+    };
+    let mut batch: Vec<_> = (0..500).map(|n| to(broker.reply_queue(), n)).collect();
+    batch.insert(250, to("nobody.listens.here", 1_000));
+    let sent: Vec<_> = batch.iter().filter(|(a, _)| a.reply_to == broker.reply_queue()).cloned().collect();
+    broker.reply_all(batch);
+    for (address, message) in sent {
+        let reply = timeout(SOON, replies.recv()).await.unwrap().unwrap();
+        assert_eq!(reply, RawMessage { correlation_id: Some(address.correlation_id), ..message });
+    }
+    broker.reply_all(Vec::new());
     broker.close().await;
 }
 
