@@ -22,12 +22,12 @@ const NAMES: [(&str, &str); COUNT] = [
     ("publish", "from there until the message is confirmed; goes on beside queue"),
     (
         "queue",
-        "from the row's acceptance until a worker claims it: the rest of its commit, publication, delivery",
+        "from the row's acceptance, or from the call if the claim makes the row, until a worker claims it",
     ),
-    ("claim", "from the claim until the model starts"),
+    ("claim", "from the claim until the model starts; a builtin has run by then"),
     ("run", "the model"),
     ("commit", "from the model's end until the row has it, the way of the claim's answer included"),
-    ("reply", "from there until the caller has the answer"),
+    ("reply", "from there until the caller has the answer, the row's commit included"),
 ];
 
 /// One stage of all calls that were looked at.
@@ -113,6 +113,8 @@ fn lengths(accepted: &Accepted, execution: &Execution) -> [Option<Duration>; COU
         |wanted: &str| execution.timeline.iter().find(|event| event.event == wanted).map(|event| event.at);
     let settled = execution.timeline.iter().rev().find(|event| event.event.parse::<State>().is_ok());
     let settled = settled.map(|event| event.at);
+    let is_made_by_claim = execution.claimed_at.is_some_and(|claimed| claimed <= execution.accepted_at);
+    let queued = if is_made_by_claim { accepted.sent_at } else { execution.accepted_at };
     let (claimed, executing, finished) = (execution.claimed_at, at("executing"), execution.finished_at);
     let steps = accepted.steps;
     let whole = between(Some(accepted.sent_at), Some(accepted.ended_at));
@@ -124,7 +126,7 @@ fn lengths(accepted: &Accepted, execution: &Execution) -> [Option<Duration>; COU
         admit,
         steps.record,
         steps.publish,
-        between(Some(execution.accepted_at), claimed),
+        between(Some(queued), claimed),
         between(claimed, executing),
         between(executing, settled),
         between(settled, finished),

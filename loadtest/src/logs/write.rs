@@ -157,6 +157,7 @@ pub async fn begin(record: &dyn Record, count: u32) -> anyhow::Result<Executions
             input_digest: digest,
             version: Some(new.version),
             redelivered: false,
+            result: None,
         };
         executions.push((new.execute_id, 0));
         record.accept(&[new]).await?;

@@ -5,19 +5,21 @@ use std::time::Duration;
 
 use bootstrap::chain;
 use broker::{Delivery, Settled};
-use domain::{Runtime, VersionSelector};
+use domain::{Ending, Payload, Runtime, VersionSelector};
 use futures::future::join_all;
 use protocol::{HeaderValue, InvalidMessage, Reply, ReplyAddress, Request, header};
 use store::{AlreadyEnded, ClaimAnswer, ClaimRequest, Conclusion, Recovery, Requeue, StoreError, VersionRow};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 use uuid::Uuid;
 
 use crate::Worker;
 use crate::backoff::Backoff;
-use crate::execution::{Execution, reply};
+use crate::execution::{self, Execution};
 use crate::metrics;
+use crate::runtime::builtin;
+use crate::settlement::Outcome;
 use crate::slots::Slot;
 use crate::timeline::Timeline;
 use crate::waiting::{Needs, later};
@@ -134,6 +136,7 @@ pub(crate) fn parse(worker: &Worker, delivery: &Delivery) -> Result<ClaimRequest
         request,
         version: None,
         redelivered: delivery.redelivered,
+        result: None,
     })
 }
 
@@ -145,6 +148,8 @@ async fn ask(worker: &Worker, pending: &mut [Pending]) -> Vec<Result<ClaimAnswer
         let request = &waiting.claim.request;
         match worker.versions.find(&worker.tenant, &request.model, &request.version).await {
             Ok(version) => {
+                waiting.claim.result =
+                    version.as_ref().and_then(|version| run_at_once(version, &request.input));
                 waiting.claim.version = version.map(|version| version.version);
                 unknown.push(None);
                 claims.push(waiting.claim.clone());
@@ -164,6 +169,15 @@ async fn ask(worker: &Worker, pending: &mut [Pending]) -> Vec<Result<ClaimAnswer
         None => answers.next().unwrap_or_else(lacking),
     };
     unknown.into_iter().map(answer).collect()
+}
+
+/// Runs a builtin before its claim: that it may run more than once, nobody notices. `None` for all else, and for one that
+/// does not succeed: what becomes of that is its policy's to say.
+fn run_at_once(version: &VersionRow, input: &Payload) -> Option<Payload> {
+    let outcome =
+        is_quick_version(version).then(|| builtin::run(version.manifest.builtin.as_deref(), input))?;
+    let Outcome::Succeeded(result) = outcome else { return None };
+    Some(result)
 }
 
 type Unanswered = Vec<(Pending, Option<StoreError>)>;
@@ -200,8 +214,10 @@ fn sort(
 async fn settle(worker: &Arc<Worker>, answered: Vec<(Pending, ClaimAnswer)>) -> Vec<Execution> {
     let mut acks = Vec::with_capacity(answered.len());
     let mut claimed = Vec::with_capacity(answered.len());
+    let mut replies = Vec::with_capacity(answered.len());
     for (waiting, answer) in answered {
-        let Pending { delivery, slot, claim: ClaimRequest { request, .. }, sent_at, asked_at } = waiting;
+        let Pending { delivery, slot, claim: ClaimRequest { request, result, .. }, sent_at, asked_at } =
+            waiting;
         match answer {
             ClaimAnswer::Claimed(claim) => {
                 metrics::claimed("claimed");
@@ -214,10 +230,19 @@ async fn settle(worker: &Arc<Worker>, answered: Vec<(Pending, ClaimAnswer)>) -> 
                 let slot = Some(slot);
                 claimed.push((Execution { request, claim, held, timeline, deadline, slot }, sent_at));
             }
+            ClaimAnswer::Succeeded { attempt, reply_addresses } => {
+                metrics::claimed("claimed");
+                metrics::settled("succeeded", Duration::ZERO);
+                acks.push(delivery.ack());
+                let (execute_id, ending) = (request.execute_id, result.map(Ending::Succeeded));
+                debug!(%execute_id, attempt, model = %request.model, "execution succeeded");
+                let conclusion = Conclusion { execute_id, attempt, ending, reply_addresses };
+                replies.extend(execution::replies(&conclusion, Duration::ZERO));
+            }
             ClaimAnswer::Ended(ended) => {
                 metrics::claimed("ended");
                 acks.push(delivery.ack());
-                reply_again(worker, request, ended);
+                replies.extend(execution::replies(&concluded(request, ended), Duration::ZERO));
             }
             // The second is sorted out before.
             ClaimAnswer::NotNow | ClaimAnswer::Unrecorded => {
@@ -238,6 +263,7 @@ async fn settle(worker: &Arc<Worker>, answered: Vec<(Pending, ClaimAnswer)>) -> 
         }
     }
     let (executions, sent): (Vec<_>, Vec<_>) = claimed.into_iter().unzip();
+    worker.broker.reply_all(replies);
     join_all(acks).await.into_iter().for_each(note);
     // A claim that was answered late may have begun its lease when it was first sent: make sure of it.
     if sent.iter().any(|sent_at| Boottime::now().since(*sent_at) > worker.config.renew_every()) {
@@ -291,15 +317,14 @@ async fn run(worker: &Arc<Worker>, executions: Vec<Execution>, others_wait: bool
     join_all(quick).await;
 }
 
-/// Replies to a message whose execution had ended before.
-fn reply_again(worker: &Worker, request: Request, ended: AlreadyEnded) {
-    let conclusion = Conclusion {
+/// What is to be replied to a message whose execution had ended before.
+fn concluded(request: Request, ended: AlreadyEnded) -> Conclusion {
+    Conclusion {
         execute_id: request.execute_id,
         attempt: ended.attempt,
         ending: Some(ended.ending),
         reply_addresses: request.reply_address.into_iter().collect(),
-    };
-    reply(worker, &conclusion, Duration::ZERO);
+    }
 }
 
 pub(crate) fn note(settled: Settled) {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bootstrap::chain;
 use domain::{ErrorClass, ExecuteId, Failure, Runtime, VersionNumber, VersionSelector};
-use protocol::{Reply, Request};
+use protocol::{RawMessage, Reply, ReplyAddress, Request};
 use store::{Claim, Conclusion, Fence, Finish, Finished, Settlement, StoreError, VersionRow};
 use tracing::{debug, error, info, warn};
 
@@ -317,13 +317,20 @@ async fn store(worker: &Worker, finish: Finish) -> Option<Finished> {
 
 /// Tells everybody who waits how it ended, if it has. Called only once the record says so.
 pub(crate) fn reply(worker: &Worker, conclusion: &Conclusion, run: Duration) {
-    let Some(ending) = &conclusion.ending else { return };
-    if conclusion.reply_addresses.is_empty() {
-        return;
-    }
+    worker.broker.reply_all(replies(conclusion, run).collect());
+}
+
+/// The replies to everybody who waits, if it has ended.
+pub(crate) fn replies(
+    conclusion: &Conclusion,
+    run: Duration,
+) -> impl Iterator<Item = (ReplyAddress, RawMessage)> {
+    let Conclusion { execute_id, attempt, ending, reply_addresses } = conclusion;
     let reply =
-        Reply { execute_id: conclusion.execute_id, attempt: conclusion.attempt, ending: ending.clone(), run };
-    for address in &conclusion.reply_addresses {
-        worker.broker.reply(address, reply.to_message(address.correlation_id.clone()));
-    }
+        ending.clone().map(|ending| Reply { execute_id: *execute_id, attempt: *attempt, ending, run });
+    reply.into_iter().flat_map(|reply| {
+        let addressed =
+            |address: &ReplyAddress| (address.clone(), reply.to_message(address.correlation_id.clone()));
+        reply_addresses.iter().map(addressed).collect::<Vec<_>>()
+    })
 }

@@ -129,6 +129,7 @@ fn claim(new: &NewExecution, recorded: bool) -> ClaimRequest {
         input_digest: new.input_digest,
         version: Some(new.version),
         redelivered: false,
+        result: None,
     }
 }
 

@@ -81,6 +81,9 @@ pub struct ClaimRequest {
     pub version: Option<VersionNumber>,
     /// The broker says that it delivered this message before: its reply address is known already.
     pub redelivered: bool,
+    /// What it comes to, if it has run already, in `version`: only for what may run any number of times and nobody notices.
+    /// The claim then ends it.
+    pub result: Option<Payload>,
 }
 
 /// What became of a claim.
@@ -88,6 +91,13 @@ pub struct ClaimRequest {
 pub enum ClaimAnswer {
     /// It is yours: acknowledge, run.
     Claimed(Claim),
+    /// It has ended with the result that this claim brought (now, or when the same claim was sent before): acknowledge, reply.
+    Succeeded {
+        /// The attempt that this was.
+        attempt: i32,
+        /// Everybody who wants a reply.
+        reply_addresses: Vec<ReplyAddress>,
+    },
     /// It has ended (it may just have been cancelled or expired): acknowledge, reply.
     Ended(AlreadyEnded),
     /// Another claim holds its lease, or it waits for its `not_before`: acknowledge, do nothing. The reply address is

@@ -32,7 +32,7 @@ pub trait Record: Send + Sync + 'static {
     async fn accept(&self, batch: &[NewExecution]) -> Result<Vec<Acceptance>, StoreError>;
 
     /// Claims the executions of a chunk of deliveries; makes the rows of direct producers' messages. A row whose
-    /// cancel was asked for, or whose deadline has passed, ends here.
+    /// cancel was asked for, or whose deadline has passed, ends here, and so does one that has run already.
     ///
     /// # Errors
     /// [`StoreError`]; some may be claimed, on [`crate::Recovery::Unknown`] all: repeat with the same `claim_id`s.

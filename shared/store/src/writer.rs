@@ -182,7 +182,8 @@ impl Row for ClaimRequest {
     }
 
     fn bytes(&self) -> usize {
-        ROW_BYTES + if self.request.recorded { 0 } else { self.request.input.bytes.len() }
+        let input = if self.request.recorded { 0 } else { self.request.input.bytes.len() };
+        ROW_BYTES + input + self.result.as_ref().map_or(0, |result| result.bytes.len())
     }
 }
 

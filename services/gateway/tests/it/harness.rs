@@ -112,6 +112,7 @@ impl Env {
             request: request.clone(),
             version: None,
             redelivered: false,
+            result: None,
         };
         let answer = self.ports.record.claim(&[claim]).await.unwrap().pop();
         assert_eq!(delivery.ack().await, Settled::Sent);

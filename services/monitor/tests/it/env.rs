@@ -112,6 +112,7 @@ impl Env {
             request: Request { recorded: true, ..request(id) },
             version: Some(VersionNumber(1)),
             redelivered: false,
+            result: None,
         };
         match self.record.claim(&[claim]).await.unwrap().remove(0) {
             ClaimAnswer::Claimed(claim) => claim,

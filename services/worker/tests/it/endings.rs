@@ -53,6 +53,21 @@ async fn a_script_turns_its_input_into_a_result_and_its_output_into_log_lines() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_builtin_ends_with_its_claim() {
+    let world = World::new().await;
+    world.push("echo", ECHO, "").await;
+    let _worker = world.start(world.config("n1")).await;
+    let request = world.request("echo", "[1]");
+    world.publish(&request).await;
+    let reply = world.reply_to(&request).await;
+    assert_eq!((reply.attempt, &reply.ending), (1, &json("[1]")));
+    let execution = world.find(request.execute_id).await.unwrap();
+    assert_eq!((execution.state, execution.attempt), (State::Succeeded, 1));
+    let events: Vec<_> = execution.timeline.iter().map(|event| event.event.as_str()).collect();
+    assert_eq!(events, ["claimed", "succeeded"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_script_knows_what_it_is_and_nothing_of_the_worker() {
     let world = World::new().await;
     let script = "env | cut -d= -f1 | sort | tr '\\n' ' ' >&2; echo; test \"$HOME\" = \"$TMPDIR\" && touch $HOME/x; \

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use domain::{Ending, ExecuteId};
+use domain::{Ending, ExecuteId, State};
 use jiff::Timestamp;
 use tokio_postgres::Row;
 
@@ -58,6 +58,7 @@ async fn make(
     let (deadlines, traceparents, attributes, dates) = columns!(batch => |claim|
         claim.request.deadline, claim.request.traceparent.as_deref(), attributes_json(&claim.request.attributes),
         dated_at(claim.request.execute_id));
+    let (result_types, results) = results(batch);
     let [age, ahead] = window();
     let rows = database
         .rows(
@@ -80,6 +81,8 @@ async fn make(
                 &traceparents,
                 &attributes,
                 &dates,
+                &result_types,
+                &results,
                 &age,
                 &ahead,
                 &EXPIRED.class.label(),
@@ -88,24 +91,35 @@ async fn make(
         )
         .await?;
     let mut made = HashMap::with_capacity(rows.len());
-    let versions: HashMap<_, _> =
-        batch.iter().map(|claim| (claim.request.execute_id, claim.version)).collect();
+    let claims: HashMap<_, _> = batch.iter().map(|claim| (claim.request.execute_id, claim)).collect();
     for row in rows.iter().map(Columns) {
         let execute_id = row.execute_id()?;
-        let answer = match row.get::<Option<Timestamp>>("claimed_at")? {
-            Some(claimed_at) => ClaimAnswer::Claimed(Claim {
+        let claim =
+            claims.get(&execute_id).ok_or_else(|| corrupt("execution", "a claim nobody asked for"))?;
+        let answer = match row.parsed("state")? {
+            State::Running => ClaimAnswer::Claimed(Claim {
                 attempt: 1,
                 last_log_id: 0,
-                version: versions.get(&execute_id).copied().flatten(),
+                version: claim.version,
                 waited: Duration::ZERO,
                 retries: 0,
                 failures: 0,
                 deadline_in: row.get::<Option<f64>>("deadline_in")?.map(Duration::from_secs_f64),
-                claimed_at,
+                claimed_at: row.get("claimed_at")?,
             }),
-            None => {
+            State::Succeeded => ClaimAnswer::Succeeded {
+                attempt: 1,
+                reply_addresses: claim.request.reply_address.iter().cloned().collect(),
+            },
+            State::Expired => {
                 ClaimAnswer::Ended(AlreadyEnded { attempt: 0, ending: Ending::Expired(EXPIRED.failure()) })
             }
+            other @ (State::Queued
+            | State::Delayed
+            | State::Failed
+            | State::TimedOut
+            | State::Cancelled
+            | State::Dead) => return Err(corrupt("execution", format!("made as {other}"))),
         };
         made.insert(execute_id, answer);
     }
@@ -121,6 +135,8 @@ async fn known(database: &Database, batch: &[&ClaimRequest]) -> Result<Vec<Row>,
     let (reply_to, correlation_ids) = addresses(batch);
     let (recorded, repeats, dates) = columns!(batch => |claim|
         claim.request.recorded, claim.redelivered || claim.request.recorded, dated_at(claim.request.execute_id));
+    let versions: Vec<_> = batch.iter().map(|claim| claim.version.map(|version| version.0)).collect();
+    let (result_types, results) = results(batch);
     let [age, ahead] = window();
     database
         .rows(
@@ -137,6 +153,9 @@ async fn known(database: &Database, batch: &[&ClaimRequest]) -> Result<Vec<Row>,
                 &recorded,
                 &repeats,
                 &dates,
+                &versions,
+                &result_types,
+                &results,
                 &age,
                 &ahead,
                 &addresses_max(),
@@ -155,6 +174,12 @@ fn addresses<'a>(batch: &[&'a ClaimRequest]) -> (Vec<Option<&'a str>>, Vec<Optio
     addresses
         .map(|address| (address.map(|a| a.reply_to.as_str()), address.map(|a| a.correlation_id.as_str())))
         .unzip()
+}
+
+/// What they came to, as two arrays.
+fn results<'a>(batch: &[&'a ClaimRequest]) -> (Vec<Option<&'a str>>, Vec<Option<&'a [u8]>>) {
+    let results = batch.iter().map(|claim| claim.result.as_ref());
+    results.map(|result| (result.map(|r| &*r.content_type), result.map(|r| &r.bytes[..]))).unzip()
 }
 
 /// When an id says that it was made. (Every id that is a time at all fits; any other is outside the window.)
@@ -180,6 +205,9 @@ fn answer(row: &Row) -> Result<Option<ClaimAnswer>, StoreError> {
             deadline_in: row.get::<Option<f64>>("deadline_in")?.map(Duration::from_secs_f64),
             claimed_at: row.get("claimed_at")?,
         }),
+        "succeeded" => {
+            ClaimAnswer::Succeeded { attempt: row.get("attempt")?, reply_addresses: row.reply_addresses()? }
+        }
         "ended" => {
             let ending = row.ending()?.ok_or_else(|| corrupt("execution", "ended without an ending"))?;
             ClaimAnswer::Ended(AlreadyEnded { attempt: row.get("attempt")?, ending })

@@ -41,7 +41,8 @@ pub(super) fn claim(c: &Connection, now: i64, batch: &[ClaimRequest]) -> Result<
         .map(|request| {
             let Some(row) = read(c, request)? else { return claim_new(c, now, request) };
             let answer = claim_known(c, now, request, &row)?;
-            if matches!(answer, ClaimAnswer::Claimed(_)) && !row.is_same_claim {
+            let is_claim = matches!(answer, ClaimAnswer::Claimed(_) | ClaimAnswer::Succeeded { .. });
+            if is_claim && !row.is_same_claim {
                 let mark = marks.entry(request.request.queue.as_str()).or_insert(row.dispatched_at);
                 *mark = row.dispatched_at.max(*mark);
             }
@@ -124,7 +125,15 @@ fn claim_known(c: &Connection, now: i64, claim: &ClaimRequest, row: &Known) -> R
         State::Queued if row.deadline.is_some_and(|deadline| deadline <= now) => {
             end_here(c, now, row, expired())
         }
-        State::Queued => start(c, now, claim, row),
+        State::Queued => {
+            let granted = start(c, now, claim, row)?;
+            match &claim.result {
+                Some(result) if granted.version == claim.version => {
+                    succeed(c, now, claim, row.key, &granted, result)
+                }
+                Some(_) | None => Ok(ClaimAnswer::Claimed(granted)),
+            }
+        }
         State::Running if row.is_same_claim => Ok(ClaimAnswer::Claimed(granted(row, now))),
         State::Running | State::Delayed => {
             let request = &claim.request;
@@ -137,6 +146,7 @@ fn claim_known(c: &Connection, now: i64, claim: &ClaimRequest, row: &Known) -> R
             }
             Ok(ClaimAnswer::NotNow)
         }
+        State::Succeeded if row.is_same_claim && claim.result.is_some() => succeeded(c, row.key),
         State::Succeeded
         | State::Failed
         | State::TimedOut
@@ -146,7 +156,7 @@ fn claim_known(c: &Connection, now: i64, claim: &ClaimRequest, row: &Known) -> R
     }
 }
 
-fn start(c: &Connection, now: i64, claim: &ClaimRequest, row: &Known) -> Result<ClaimAnswer, Fail> {
+fn start(c: &Connection, now: i64, claim: &ClaimRequest, row: &Known) -> Result<Claim, Fail> {
     let mut granted = granted(row, now);
     granted.attempt += 1;
     granted.claimed_at = time(now)?;
@@ -176,7 +186,37 @@ fn start(c: &Connection, now: i64, claim: &ClaimRequest, row: &Known) -> Result<
             timeline_text(std::slice::from_ref(&event)),
         ],
     )?;
-    Ok(ClaimAnswer::Claimed(granted))
+    Ok(granted)
+}
+
+/// Ends what has just been started with the result its claim brought.
+fn succeed(
+    c: &Connection,
+    now: i64,
+    claim: &ClaimRequest,
+    key: i64,
+    granted: &Claim,
+    result: &Payload,
+) -> Result<ClaimAnswer, Fail> {
+    let ending = Ending::Succeeded(result.clone());
+    let event = TimelineEvent {
+        attempt: granted.attempt,
+        event: ending.state().label().to_owned(),
+        at: granted.claimed_at,
+        node: claim.node.to_string(),
+    };
+    let also = Also {
+        settled_attempt: Some(granted.attempt),
+        timeline: std::slice::from_ref(&event),
+        ..Also::default()
+    };
+    end(c, now, key, &ending, &also)?;
+    succeeded(c, key)
+}
+
+fn succeeded(c: &Connection, key: i64) -> Result<ClaimAnswer, Fail> {
+    let Conclusion { attempt, reply_addresses, .. } = conclusion_of(c, key)?;
+    Ok(ClaimAnswer::Succeeded { attempt, reply_addresses })
 }
 
 fn granted(row: &Known, now: i64) -> Claim {

@@ -101,6 +101,7 @@ fn claim(execute_id: ExecuteId) -> ClaimRequest {
         },
         version: Some(VersionNumber(1)),
         redelivered: false,
+        result: None,
     }
 }
 

@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use domain::limits::REPLY_ADDRESSES_MAX;
-use domain::{Digest, Ending, ErrorClass, ExecuteId, Payload, State};
+use domain::{Digest, Ending, ErrorClass, ExecuteId, Payload, State, VersionNumber};
 use futures::future::join_all;
 use jiff::Timestamp;
 use store::{AlreadyEnded, ClaimAnswer, ClaimRequest, NewExecution, Settlement};
@@ -193,6 +193,77 @@ pub async fn a_claim_of_an_unknown_version_makes_a_row_without_one(env: Env) {
     assert_eq!(env.row(new.execute_id).await.version, None);
 }
 
+/// A claim of what has run already, and came to `result`.
+fn run_before(claim: ClaimRequest, result: &'static str) -> ClaimRequest {
+    ClaimRequest { result: Some(text(result)), ..claim }
+}
+
+pub async fn what_has_run_already_ends_at_its_claim_recorded_before_or_not(env: Env) {
+    let recorded = env.recorded().await;
+    let made = new_execution();
+    for (new, claim) in [(&recorded, claim_of(&recorded)), (&made, direct(&made))] {
+        let claim = run_before(claim, "done");
+        let stored = ClaimAnswer::Succeeded { attempt: 1, reply_addresses: vec![address("gateway", "1")] };
+        assert_eq!(env.claim(&claim).await, stored);
+        assert_eq!(env.claim(&claim).await, stored, "its answer was lost");
+        let row = env.row(new.execute_id).await;
+        assert_eq!((row.state, row.attempt, row.log_lines), (State::Succeeded, 1, 0));
+        assert_eq!(row.node, Some(claim.node.to_string()));
+        assert!(row.finished_at.unwrap() >= row.claimed_at.unwrap());
+        let events: Vec<_> = row.timeline.iter().map(|event| (event.attempt, event.event.as_str())).collect();
+        assert_eq!(events, [(1, "claimed"), (1, "succeeded")]);
+        assert_eq!(env.ending(new.execute_id).await, Some(Ending::Succeeded(text("done"))));
+        // Somebody else's comes too late, with a result or without.
+        let ended = AlreadyEnded { attempt: 1, ending: Ending::Succeeded(text("done")) };
+        for late in [run_before(again(&claim), "late"), again(&direct(new))] {
+            assert_eq!(env.claim(&late).await, ClaimAnswer::Ended(ended.clone()));
+        }
+    }
+}
+
+pub async fn what_has_run_already_ends_as_the_record_says_if_it_says_anything(env: Env) {
+    let cancelled = env.recorded().await;
+    env.record.cancel(&cancelled.tenant, cancelled.execute_id).await.unwrap();
+    let passed = Some(Timestamp::now() - Duration::from_secs(1));
+    let expired = NewExecution { deadline: passed, ..new_execution() };
+    env.accept(&expired).await;
+    let made = NewExecution { deadline: passed, ..new_execution() };
+    let claims = [
+        (claim_of(&cancelled), State::Cancelled),
+        (claim_of(&expired), State::Expired),
+        (direct(&made), State::Expired),
+    ];
+    for (claim, state) in claims {
+        match env.claim(&run_before(claim.clone(), "done")).await {
+            ClaimAnswer::Ended(AlreadyEnded { attempt: 0, ending }) => assert_eq!(ending.state(), state),
+            other => panic!("{other:?}"),
+        }
+        let row = env.row(claim.request.execute_id).await;
+        assert_eq!((row.state, row.attempt, row.claimed_at), (state, 0, None));
+    }
+
+    let (running, _) = env.running().await;
+    assert_eq!(env.claim(&run_before(again(&claim_of(&running)), "done")).await, ClaimAnswer::NotNow);
+    let unrecorded = run_before(claim_of(&new_execution()), "done");
+    assert_eq!(env.claim(&unrecorded).await, ClaimAnswer::Unrecorded);
+    let outside = NewExecution { execute_id: ExecuteId::new(1_600_000_000_000), ..new_execution() };
+    assert_eq!(env.claim(&run_before(direct(&outside), "done")).await, ClaimAnswer::OutsideWindow);
+}
+
+pub async fn what_ran_in_another_version_than_its_row_names_is_claimed(env: Env) {
+    let new = env.recorded().await;
+    let other = ClaimRequest { version: Some(VersionNumber(new.version.0 + 1)), ..claim_of(&new) };
+    let claim = claimed(env.claim(&run_before(other, "another's")).await);
+    assert_eq!((claim.attempt, claim.version), (1, Some(new.version)));
+    env.settle(&new, &claim, Settlement::Retried(Duration::ZERO)).await;
+    env.pass(Duration::from_secs(1)).await;
+    env.record.take_due(10).await.unwrap();
+    match env.claim(&run_before(again(&claim_of(&new)), "done")).await {
+        ClaimAnswer::Succeeded { attempt: 2, .. } => {}
+        other => panic!("{other:?}"),
+    }
+}
+
 pub async fn a_chunk_is_claimed_in_its_order_whatever_its_parts_are(env: Env) {
     let (running, _) = env.running().await;
     let (ended, claim) = env.running().await;
@@ -207,10 +278,12 @@ pub async fn a_chunk_is_claimed_in_its_order_whatever_its_parts_are(env: Env) {
         claim_of(&queued),
         claim_of(&unrecorded),
         direct(&requeued),
+        run_before(direct(&new_execution()), "done"),
     ];
     let answers = env.record.claim(&chunk).await.unwrap();
     let label = |answer: &ClaimAnswer| match answer {
         ClaimAnswer::Claimed(_) => "claimed",
+        ClaimAnswer::Succeeded { .. } => "succeeded",
         ClaimAnswer::Ended(_) => "ended",
         ClaimAnswer::NotNow => "not now",
         ClaimAnswer::Unrecorded => "unrecorded",
@@ -219,7 +292,7 @@ pub async fn a_chunk_is_claimed_in_its_order_whatever_its_parts_are(env: Env) {
     };
     assert_eq!(
         answers.iter().map(label).collect::<Vec<_>>(),
-        ["ended", "claimed", "not now", "claimed", "unrecorded", "claimed"]
+        ["ended", "claimed", "not now", "claimed", "unrecorded", "claimed", "succeeded"]
     );
     assert_eq!(env.record.claim(&[]).await.unwrap(), []);
 }

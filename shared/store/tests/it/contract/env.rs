@@ -187,6 +187,7 @@ pub fn claim_of(new: &NewExecution) -> ClaimRequest {
         input_digest: new.input_digest,
         version: Some(new.version),
         redelivered: false,
+        result: None,
     }
 }
 

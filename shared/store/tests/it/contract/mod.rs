@@ -71,6 +71,9 @@ contract! {
         an_id_outside_the_window_is_refused,
         a_passed_deadline_ends_it_at_the_claim,
         a_claim_of_an_unknown_version_makes_a_row_without_one,
+        what_has_run_already_ends_at_its_claim_recorded_before_or_not,
+        what_has_run_already_ends_as_the_record_says_if_it_says_anything,
+        what_ran_in_another_version_than_its_row_names_is_claimed,
         a_chunk_is_claimed_in_its_order_whatever_its_parts_are,
     ;
     log:

@@ -84,6 +84,37 @@ async fn copies_of_direct_messages_make_one_row_each() {
 }
 
 #[tokio::test]
+async fn copies_of_messages_that_ran_already_make_one_row_each() {
+    let fixture = OnPostgres::with_pool(16).await;
+    let record = fixture.record();
+    let executions: Vec<_> = (0..20).map(|_| new_execution()).collect();
+    record.accept(&executions[..10]).await.unwrap();
+    let claimers = (0..16).map(|name| {
+        // Half of the workers ran it before they claimed it, and half claim it to run it.
+        let copy = |new: &NewExecution| {
+            let claim = ClaimRequest { node: node(&format!("n{name}")), ..crate::contract::direct(new) };
+            ClaimRequest { result: (name % 2 == 0).then(|| crate::contract::text("done")), ..claim }
+        };
+        let mut batch: Vec<_> = executions.iter().map(copy).collect();
+        batch.rotate_left(name);
+        let record = &record;
+        async move {
+            let answers = record.claim(&batch).await.unwrap();
+            let won = |answer: &ClaimAnswer| {
+                matches!(answer, ClaimAnswer::Claimed(_) | ClaimAnswer::Succeeded { .. })
+            };
+            let ids = batch.iter().map(|claim| claim.request.execute_id);
+            ids.zip(answers).filter(|(_, answer)| won(answer)).map(|(id, _)| id).collect::<Vec<_>>()
+        }
+    });
+    let mut won: Vec<_> = join_all(claimers).await.into_iter().flatten().collect();
+    won.sort_unstable();
+    let mut all: Vec<_> = executions.iter().map(|new| new.execute_id).collect();
+    all.sort_unstable();
+    assert_eq!(won, all);
+}
+
+#[tokio::test]
 async fn overlapping_batches_of_every_kind_never_wait_in_a_circle() {
     let (record, executions, _fixture) = crowd().await;
     let claims: Vec<_> = executions.iter().map(|new| claim_by(new, 0)).collect();
