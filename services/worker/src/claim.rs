@@ -64,7 +64,7 @@ pub(crate) async fn take_chunk(worker: Arc<Worker>, chunk: Vec<(Delivery, Slot)>
         let answers = ask(&worker, &mut pending).await;
         let (answered, unanswered) = sort(pending, answers);
         let must_wait = unanswered.iter().any(|(_, error)| error.is_some());
-        run(&worker, settle(&worker, answered).await, must_wait).await;
+        run(&worker, settle(&worker, answered).await);
         pending = Vec::with_capacity(unanswered.len());
         for (waiting, error) in unanswered {
             let is_hopeless = error.is_some_and(|error| error.recovery() == Recovery::Permanent);
@@ -294,27 +294,21 @@ fn is_quick_version(version: &VersionRow) -> bool {
     version.manifest.runtime == Runtime::Builtin && !Needs::may_be_of(&version.manifest)
 }
 
-/// Runs what was claimed: builtins here and now, all else in a task of its own.
-async fn run(worker: &Arc<Worker>, executions: Vec<Execution>, others_wait: bool) {
-    let mut quick = Vec::new();
+/// Runs each of what was claimed in a task of its own.
+fn run(worker: &Arc<Worker>, executions: Vec<Execution>) {
     for mut execution in executions {
         let (model, version) = (&execution.request.model, execution.claim.version);
         let version = version.and_then(|number| worker.versions.known(&worker.tenant, model, number));
         let is_quick = version.is_some_and(|version| is_quick_version(&version));
-        if is_quick && !others_wait {
-            quick.push(execution.run(worker));
-        } else {
-            let worker = Arc::clone(worker);
-            worker.tasks.clone().spawn(async move {
-                // Its row names another version than its message: a process needs a slot of the node.
-                if !is_quick && execution.slot.as_ref().is_some_and(|slot| !slot.is_the_nodes()) {
-                    execution.slot = Some(worker.waiting.slot(&worker).await);
-                }
-                execution.run(&worker).await;
-            });
-        }
+        let worker = Arc::clone(worker);
+        worker.tasks.clone().spawn(async move {
+            // Its row names another version than its message: a process needs a slot of the node.
+            if !is_quick && execution.slot.as_ref().is_some_and(|slot| !slot.is_the_nodes()) {
+                execution.slot = Some(worker.waiting.slot(&worker).await);
+            }
+            execution.run(&worker).await;
+        });
     }
-    join_all(quick).await;
 }
 
 /// What is to be replied to a message whose execution had ended before.

@@ -86,38 +86,80 @@ const fn is_plain(finish: &Finish) -> bool {
     finish.fence.is_none() && matches!(finish.settlement, Settlement::Ended(_))
 }
 
+/// What both statements take: an element per attempt, and per line.
+struct Arrays<'a> {
+    ids: Vec<Uuid>,
+    attempts: Vec<i32>,
+    bases: Vec<i64>,
+    counts: Vec<i64>,
+    settled: Vec<Settled<'a>>,
+    endings: Vec<Option<&'static str>>,
+    classes: Vec<Option<&'static str>>,
+    errors: Vec<Option<&'a str>>,
+    exit_codes: Vec<Option<i32>>,
+    signals: Vec<Option<i32>>,
+    result_types: Vec<Option<&'a str>>,
+    results: Vec<Option<&'a [u8]>>,
+    timelines: Vec<Value>,
+    lines: Lines<'a>,
+}
+
+impl<'a> Arrays<'a> {
+    fn of(batch: &[&'a Finish]) -> Self {
+        let (ids, attempts, bases, counts) = columns!(batch => |finish|
+            finish.execute_id.as_uuid(), finish.attempt, finish.base, count(&finish.tail));
+        let settled: Vec<Settled<'a>> = batch.iter().map(|finish| Settled::of(&finish.settlement)).collect();
+        let (endings, classes, errors) = columns!(settled => |one| one.ended, one.error_class, one.error);
+        let (exit_codes, signals) = columns!(settled => |one| one.exit_code, one.signal);
+        let (result_types, results) = columns!(settled => |one| one.result_type, one.result);
+        // Structs of strings, numbers and times: this cannot fail.
+        let timelines =
+            batch.iter().map(|finish| serde_json::to_value(&finish.timeline).unwrap_or_default()).collect();
+        let lines = Lines::of(batch.iter().map(|finish| finish.tail.as_slice()));
+        Self {
+            ids,
+            attempts,
+            bases,
+            counts,
+            settled,
+            endings,
+            classes,
+            errors,
+            exit_codes,
+            signals,
+            result_types,
+            results,
+            timelines,
+            lines,
+        }
+    }
+}
+
 /// Ends those that are still held by their attempts: a row for each, with its place among them.
 async fn end_plain(database: &Database, batch: &[&Finish]) -> Result<Vec<Row>, StoreError> {
-    let (ids, attempts, bases, counts) = columns!(batch => |finish|
-        finish.execute_id.as_uuid(), finish.attempt, finish.base, count(&finish.tail));
-    let settled: Vec<Settled<'_>> = batch.iter().map(|finish| Settled::of(&finish.settlement)).collect();
-    let (endings, classes, errors) = columns!(settled => |one| one.ended, one.error_class, one.error);
-    let (exit_codes, signals) = columns!(settled => |one| one.exit_code, one.signal);
-    let (result_types, results) = columns!(settled => |one| one.result_type, one.result);
-    let timelines = timelines(batch);
-    let lines = Lines::of(batch.iter().map(|finish| finish.tail.as_slice()));
+    let a = Arrays::of(batch);
     database
         .rows(
             &statement!("finish_plain"),
             &[
-                &ids,
-                &attempts,
-                &bases,
-                &counts,
-                &endings,
-                &classes,
-                &errors,
-                &exit_codes,
-                &signals,
-                &result_types,
-                &results,
-                &timelines,
-                &lines.places,
-                &lines.numbers,
-                &lines.levels,
-                &lines.times,
-                &lines.texts,
-                &lines.continues,
+                &a.ids,
+                &a.attempts,
+                &a.bases,
+                &a.counts,
+                &a.endings,
+                &a.classes,
+                &a.errors,
+                &a.exit_codes,
+                &a.signals,
+                &a.result_types,
+                &a.results,
+                &a.timelines,
+                &a.lines.places,
+                &a.lines.numbers,
+                &a.lines.levels,
+                &a.lines.times,
+                &a.lines.texts,
+                &a.lines.continues,
             ],
         )
         .await
@@ -125,40 +167,33 @@ async fn end_plain(database: &Database, batch: &[&Finish]) -> Result<Vec<Row>, S
 
 /// Settles any of them: a row for each, in order.
 async fn settle(database: &Database, batch: &[&Finish]) -> Result<Vec<Row>, StoreError> {
-    let (ids, attempts, bases, counts) = columns!(batch => |finish|
-        finish.execute_id.as_uuid(), finish.attempt, finish.base, count(&finish.tail));
-    let settled: Vec<Settled<'_>> = batch.iter().map(|finish| Settled::of(&finish.settlement)).collect();
-    let (settlements, endings, delays) = columns!(settled => |one| one.settlement, one.ended, one.delay);
-    let (classes, errors, exit_codes, signals) = columns!(settled => |one|
-        one.error_class, one.error, one.exit_code, one.signal);
-    let (result_types, results) = columns!(settled => |one| one.result_type, one.result);
-    let timelines = timelines(batch);
+    let a = Arrays::of(batch);
+    let (settlements, delays) = columns!(a.settled => |one| one.settlement, one.delay);
     let fences = Fences::of(batch.iter().map(|finish| finish.fence.as_ref()));
-    let lines = Lines::of(batch.iter().map(|finish| finish.tail.as_slice()));
     database
         .rows(
             &statement!("finish"),
             &[
-                &ids,
-                &attempts,
-                &bases,
-                &counts,
+                &a.ids,
+                &a.attempts,
+                &a.bases,
+                &a.counts,
                 &settlements,
-                &endings,
+                &a.endings,
                 &delays,
-                &classes,
-                &errors,
-                &exit_codes,
-                &signals,
-                &result_types,
-                &results,
-                &timelines,
-                &lines.places,
-                &lines.numbers,
-                &lines.levels,
-                &lines.times,
-                &lines.texts,
-                &lines.continues,
+                &a.classes,
+                &a.errors,
+                &a.exit_codes,
+                &a.signals,
+                &a.result_types,
+                &a.results,
+                &a.timelines,
+                &a.lines.places,
+                &a.lines.numbers,
+                &a.lines.levels,
+                &a.lines.times,
+                &a.lines.texts,
+                &a.lines.continues,
                 &limits::FAILURES_MAX,
                 &CANCELLED.class.label(),
                 &CANCELLED.message,
@@ -168,11 +203,6 @@ async fn settle(database: &Database, batch: &[&Finish]) -> Result<Vec<Row>, Stor
             ],
         )
         .await
-}
-
-/// Structs of strings, numbers and times: this cannot fail.
-fn timelines(batch: &[&Finish]) -> Vec<Value> {
-    batch.iter().map(|finish| serde_json::to_value(&finish.timeline).unwrap_or_default()).collect()
 }
 
 fn finished(finish: &Finish, row: &Row) -> Result<Finished, StoreError> {
