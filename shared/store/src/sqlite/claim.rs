@@ -10,8 +10,8 @@ use rusqlite::{Connection, params};
 use super::accept::{NewRow, insert};
 use super::fail::Fail;
 use super::row::{
-    CONCLUSION, conclusion, digest, find, further_address, id_bytes, in_window, maybe_time, parsed, run,
-    time, timeline_text, us, version,
+    CONCLUSION, conclusion, digest, find, first_address, further_address, id_bytes, in_window, maybe_time,
+    parsed, run, time, timeline_text, us, version,
 };
 use crate::{AlreadyEnded, Claim, ClaimAnswer, ClaimRequest, Conclusion};
 
@@ -108,12 +108,47 @@ fn claim_new(c: &Connection, now: i64, claim: &ClaimRequest) -> Result<ClaimAnsw
         dispatch_at: now,
         reply_addresses: String::new(),
     };
+    let is_due = claim.request.deadline.is_none_or(|deadline| deadline.as_microsecond() > now);
+    if let Some(result) = claim.result.as_ref().filter(|_| is_due) {
+        return make_succeeded(c, now, claim, new, result);
+    }
     insert(c, now, &new)?;
     match read(c, claim)? {
         // When it was dispatched is not known, so it is no mark for others.
         Some(row) => claim_known(c, now, claim, &row),
         None => Err(Fail::corrupt("execution", "a row that was just made is not there")),
     }
+}
+
+/// Makes the row of a message that has run already: what [`start`] and [`succeed`] would make of it.
+fn make_succeeded(
+    c: &Connection,
+    now: i64,
+    claim: &ClaimRequest,
+    new: NewRow<'_>,
+    result: &Payload,
+) -> Result<ClaimAnswer, Fail> {
+    let address = claim.request.reply_address.as_ref();
+    let new = NewRow { reply_addresses: first_address(address, Some(claim.claim_id)), ..new };
+    let key =
+        insert(c, now, &new)?.ok_or_else(|| Fail::corrupt("execution", "a row that was not there is"))?;
+    let (at, node) = (time(now)?, claim.node.to_string());
+    let event = |event: &str| TimelineEvent { attempt: 1, event: event.to_owned(), at, node: node.clone() };
+    run(
+        c,
+        "update execution set state = 'succeeded', attempt = 1, settled_attempt = 1, node = ?2, claim_id = ?3,
+             claimed_at = ?4, renewed_at = ?4, finished_at = ?4, next_dispatch_at = null, timeline = ?5
+         where id = ?1",
+        params![
+            key,
+            node,
+            claim.claim_id.as_bytes(),
+            now,
+            timeline_text(&[event("claimed"), event(State::Succeeded.label())]),
+        ],
+    )?;
+    insert_result(c, key, result)?;
+    Ok(ClaimAnswer::Succeeded { attempt: 1, reply_addresses: address.cloned().into_iter().collect() })
 }
 
 fn claim_known(c: &Connection, now: i64, claim: &ClaimRequest, row: &Known) -> Result<ClaimAnswer, Fail> {
@@ -281,14 +316,12 @@ pub(super) fn end(c: &Connection, now: i64, key: i64, ending: &Ending, also: &Al
             timeline_text(also.timeline),
         ],
     )?;
-    if let Some(Payload { content_type, bytes }) = ending.result() {
-        run(
-            c,
-            "insert into execution_result (id, content_type, bytes) values (?1, ?2, ?3)",
-            params![key, &**content_type, &bytes[..]],
-        )?;
-    }
-    Ok(())
+    ending.result().map_or(Ok(()), |result| insert_result(c, key, result))
+}
+
+fn insert_result(c: &Connection, key: i64, result: &Payload) -> Result<(), Fail> {
+    let sql = "insert into execution_result (id, content_type, bytes) values (?1, ?2, ?3)";
+    run(c, sql, params![key, &*result.content_type, &result.bytes[..]]).map(drop)
 }
 
 pub(super) fn cancelled() -> Ending {
