@@ -26,9 +26,10 @@ const CHUNK_MAX: usize = 64;
 const QUICK_IN_ROW: u32 = 1_000;
 /// How many it holds then.
 const QUICK_PREFETCH: u16 = 256;
-/// How long builtins are gathered then, if so many come in a second that it is worth it: what a chunk costs by itself, here, in
-/// the broker and in the record, is more than what a few of it cost.
-const GATHER: Duration = Duration::from_millis(3);
+/// How long builtins are gathered then at most, if so many come in a second that it is worth it: what a chunk costs by itself,
+/// here, in the broker and in the record, is more than what a few of it cost. Never longer than a claim takes, so that nobody
+/// waits long for what is quick.
+const GATHER_MAX: Duration = Duration::from_millis(3);
 const GATHER_FROM_PER_SECOND: f64 = 1_000.0;
 /// How soon what a full node gives back may be dispatched again.
 const REQUEUE_DELAY: Duration = Duration::from_secs(1);
@@ -175,7 +176,7 @@ impl Consumer {
     async fn receive(&mut self, delivered: Vec<Delivery>) {
         self.sort(delivered);
         if self.quick_in_row >= QUICK_IN_ROW && self.arrivals.per_second >= GATHER_FROM_PER_SECOND {
-            let until = Instant::now() + GATHER;
+            let until = Instant::now() + self.worker.record_link.claim_takes().min(GATHER_MAX);
             while self.gathered.len() < CHUNK_MAX {
                 let Ok(more) = timeout_at(until, self.deliveries.next_chunk(CHUNK_MAX)).await else { break };
                 if more.is_empty() {
