@@ -10,13 +10,15 @@ use broker::{Broker, PublishError};
 use domain::{ExecuteId, Payload, State, VersionSelector};
 use jiff::Timestamp;
 use protocol::{HeaderValue, RawMessage, Reply, ReplyAddress, Request, header};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::call::{Call, End, Kind, Outcome};
 use crate::cli::Servers;
 use crate::http::Gateways;
+use crate::replies::Replies;
 
 /// How long a reply is waited for before the record is asked.
 const REPLY: Duration = Duration::from_secs(30);
@@ -29,8 +31,11 @@ type Waiting = Arc<Mutex<HashMap<String, oneshot::Sender<RawMessage>>>>;
 pub struct Producer {
     broker: RabbitMq,
     waiting: Waiting,
-    /// Owns the task that hands replies out.
+    /// Where replies to us go.
+    reply_queue: String,
+    /// Owns the task that hands replies out, until this is cancelled.
     replies: TaskTracker,
+    closed: CancellationToken,
 }
 
 impl Producer {
@@ -40,14 +45,17 @@ impl Producer {
     /// The configuration cannot be right. A broker that is away is waited for.
     pub async fn connect(servers: &Servers) -> anyhow::Result<Self> {
         let url = servers.amqp_url.clone().context("AMQP calls need --amqp-url or GANTRY_AMQP_URL")?;
-        let config = RabbitMqConfig { url, prefix: servers.prefix.clone(), ..RabbitMqConfig::default() };
+        let config =
+            RabbitMqConfig { url: url.clone(), prefix: servers.prefix.clone(), ..RabbitMqConfig::default() };
         let name = format!("loadtest-{}", ExecuteId::new(now_ms()));
         let broker = RabbitMq::connect(&config, &name).await.context("connect to the broker")?;
-        let incoming = broker.replies().await.context("receive replies")?;
-        let waiting = Waiting::default();
-        let replies = TaskTracker::new();
-        replies.spawn(hand_out(incoming, waiting.clone()));
-        Ok(Self { broker, waiting, replies })
+        let reply_queue = format!("{name}.replies");
+        let (waiting, replies, closed) = (Waiting::default(), TaskTracker::new(), CancellationToken::new());
+        let first = Replies::open(&url, &reply_queue).await.ok();
+        let handing_out = hand_out(first, url, reply_queue.clone(), waiting.clone());
+        let until = closed.clone();
+        replies.spawn(async move { until.run_until_cancelled(handing_out).await });
+        Ok(Self { broker, waiting, reply_queue, replies, closed })
     }
 
     /// Makes `call` under one id, published until it is confirmed, and waits for its end.
@@ -92,7 +100,7 @@ impl Producer {
             input: Payload::new(Payload::JSON, call.input.clone()),
             deadline: None,
             reply_address: Some(ReplyAddress {
-                reply_to: self.broker.reply_queue().to_owned(),
+                reply_to: self.reply_queue.clone(),
                 correlation_id: execute_id.to_string(),
             }),
             traceparent: None,
@@ -104,18 +112,28 @@ impl Producer {
     /// Ends the connections, and what hands the replies out.
     pub async fn close(self) {
         self.broker.close().await;
+        self.closed.cancel();
         self.replies.close();
         self.replies.wait().await;
     }
 }
 
-async fn hand_out(mut incoming: mpsc::Receiver<RawMessage>, waiting: Waiting) {
-    while let Some(reply) = incoming.recv().await {
-        let waiter = reply.correlation_id.as_ref().and_then(|id| lock(&waiting).remove(id));
-        if let Some(waiter) = waiter {
-            // Its call may have given up.
-            let _gone = waiter.send(reply);
+/// Hands replies out, on one connection after the other. Those that come while there is none are lost: the record has the
+/// answer.
+async fn hand_out(mut replies: Option<Replies>, url: String, queue: String, waiting: Waiting) {
+    loop {
+        while let Some(reply) = match &mut replies {
+            Some(replies) => replies.next().await,
+            None => None,
+        } {
+            let waiter = reply.correlation_id.as_ref().and_then(|id| lock(&waiting).remove(id));
+            if let Some(waiter) = waiter {
+                // Its call may have given up.
+                let _gone = waiter.send(reply);
+            }
         }
+        sleep(PAUSE).await;
+        replies = Replies::open(&url, &queue).await.ok();
     }
 }
 

@@ -18,6 +18,7 @@ mod logs;
 mod offer;
 mod pace;
 mod peers;
+mod replies;
 mod report;
 mod run;
 mod scenario;

@@ -16,6 +16,8 @@ use crate::nodes;
 const WAITING_MAX: u32 = 100_000;
 /// What an execution is taken to last if none of its queue has ended.
 const RUN_DEFAULT: Duration = Duration::from_secs(1);
+/// What one is taken to last at least: a builtin ends with its claim, in no time by the row, but a node is busy with it.
+const RUN_MIN: Duration = Duration::from_millis(10);
 
 /// For each queue that a model names or a node serves: how much there is to do, and with how many nodes it would be done.
 pub(crate) async fn scaling(gateway: &Gateway) -> Result<Scaling, StoreError> {
@@ -31,14 +33,17 @@ pub(crate) async fn scaling(gateway: &Gateway) -> Result<Scaling, StoreError> {
         .collect();
     let queues: Vec<_> = queues.into_iter().collect();
     let loads = record.queue_loads(&queues, WAITING_MAX).await?;
-    let means: BTreeMap<_, _> =
-        loads.iter().map(|load| (&load.queue, load.mean_run.unwrap_or(RUN_DEFAULT))).collect();
+    let means: BTreeMap<_, _> = loads.iter().map(|load| (&load.queue, mean_run(load))).collect();
     let left = |node: &Node| work_left(node, &running, &means, Timestamp::now());
     let target = gateway.config.scaling_target_seconds;
     let scaled = loads
         .iter()
         .map(|load| (load.queue.to_string(), of_queue(load, &nodes, &running, f64::from(target), left)));
     Ok(Scaling { queues: scaled.collect(), target_seconds: target })
+}
+
+fn mean_run(load: &QueueLoad) -> Duration {
+    load.mean_run.unwrap_or(RUN_DEFAULT).max(RUN_MIN)
 }
 
 /// How many seconds a node still needs for what it runs, if everything takes as long as it does on average.
@@ -67,7 +72,7 @@ fn of_queue(
     let slots: u32 = serving.iter().map(|node| node.info.slots).sum();
     let taken: u32 = serving.iter().map(|node| node.running.min(node.info.slots)).sum();
     let runs = running.iter().filter(|row| row.queue == load.queue).count();
-    let mean = load.mean_run.unwrap_or(RUN_DEFAULT).as_secs_f64();
+    let mean = mean_run(load).as_secs_f64();
     let backlog = load.waiting as f64 * mean;
     // Without a node to go by, the others tell how large one is.
     let like = if serving.is_empty() { nodes.iter().collect() } else { serving.clone() };
@@ -91,5 +96,23 @@ fn of_queue(
         nodes: u32::try_from(serving.len()).unwrap_or(u32::MAX),
         desired_nodes: (needed.ceil() as u32).max(at_least),
         remove_first: serving.iter().min_by(order).map(|node| node.info.id.name().to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn builtins_that_wait_are_work_although_each_takes_no_time() {
+        let load = QueueLoad {
+            queue: QueueName::default(),
+            waiting: 50_000,
+            oldest: None,
+            mean_run: Some(Duration::ZERO),
+        };
+        let scaling = of_queue(&load, &[], &[], 60.0, |_| 0.0);
+        assert_eq!((scaling.mean_run_seconds, scaling.backlog_seconds), (0.01, 500.0));
+        assert_eq!(scaling.desired_nodes, 9);
     }
 }

@@ -1,4 +1,4 @@
-//! One chunk of deliveries: parse, claim in one statement, acknowledge together, run.
+//! One chunk of deliveries: parse, claim in one statement, acknowledge together, run. Builtins run before they are claimed.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bootstrap::chain;
 use broker::{Delivery, Settled};
-use domain::{Ending, Payload, Runtime, VersionSelector};
+use domain::{Ending, Payload, Runtime, State, VersionSelector};
 use futures::future::join_all;
 use protocol::{HeaderValue, InvalidMessage, Reply, ReplyAddress, Request, header};
 use store::{AlreadyEnded, ClaimAnswer, ClaimRequest, Conclusion, Recovery, Requeue, StoreError, VersionRow};
@@ -146,6 +146,12 @@ async fn ask(worker: &Worker, pending: &mut [Pending]) -> Vec<Result<ClaimAnswer
     let mut unknown = Vec::new();
     let mut claims = Vec::with_capacity(pending.len());
     for waiting in pending.iter_mut() {
+        // What has run is claimed again as it was.
+        if waiting.claim.result.is_some() {
+            unknown.push(None);
+            claims.push(waiting.claim.clone());
+            continue;
+        }
         let request = &waiting.claim.request;
         match worker.versions.find(&worker.tenant, &request.model, &request.version).await {
             Ok(version) => {
@@ -164,8 +170,11 @@ async fn ask(worker: &Worker, pending: &mut [Pending]) -> Vec<Result<ClaimAnswer
         waiting.asked_at = now;
     }
     let sent_at = Instant::now();
-    let mut answers = worker.writer.claim(claims).await.into_iter();
-    worker.record_link.note_claim(sent_at.elapsed());
+    let answers = worker.writer.claim(claims).await;
+    if answers.iter().any(Result::is_ok) {
+        worker.record_link.note_claim(sent_at.elapsed());
+    }
+    let mut answers = answers.into_iter();
     let lacking = || Err(StoreError::Overloaded("a claim got no answer"));
     let answer = |error: Option<StoreError>| match error {
         Some(error) => Err(error),
@@ -174,7 +183,7 @@ async fn ask(worker: &Worker, pending: &mut [Pending]) -> Vec<Result<ClaimAnswer
     unknown.into_iter().map(answer).collect()
 }
 
-/// Runs a builtin before its claim: that it may run more than once, nobody notices. `None` for all else, and for one that
+/// Runs a builtin before its claim: nobody notices if it runs more than once. `None` for all else, and for one that
 /// does not succeed: what becomes of that is its policy's to say.
 fn run_at_once(version: &VersionRow, input: &Payload) -> Option<Payload> {
     let outcome =
@@ -235,7 +244,7 @@ async fn settle(worker: &Arc<Worker>, answered: Vec<(Pending, ClaimAnswer)>) -> 
             }
             ClaimAnswer::Succeeded { attempt, reply_addresses } => {
                 metrics::claimed("claimed");
-                metrics::settled("succeeded", Duration::ZERO);
+                metrics::settled(State::Succeeded.label(), Duration::ZERO);
                 acks.push(delivery.ack());
                 let (execute_id, ending) = (request.execute_id, result.map(Ending::Succeeded));
                 debug!(%execute_id, attempt, model = %request.model, "execution succeeded");

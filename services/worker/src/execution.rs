@@ -317,20 +317,19 @@ async fn store(worker: &Worker, finish: Finish) -> Option<Finished> {
 
 /// Tells everybody who waits how it ended, if it has. Called only once the record says so.
 pub(crate) fn reply(worker: &Worker, conclusion: &Conclusion, run: Duration) {
-    worker.broker.reply_all(replies(conclusion, run).collect());
+    worker.broker.reply_all(replies(conclusion, run));
 }
 
 /// The replies to everybody who waits, if it has ended.
-pub(crate) fn replies(
-    conclusion: &Conclusion,
-    run: Duration,
-) -> impl Iterator<Item = (ReplyAddress, RawMessage)> {
-    let Conclusion { execute_id, attempt, ending, reply_addresses } = conclusion;
-    let reply =
-        ending.clone().map(|ending| Reply { execute_id: *execute_id, attempt: *attempt, ending, run });
-    reply.into_iter().flat_map(|reply| {
-        let addressed =
-            |address: &ReplyAddress| (address.clone(), reply.to_message(address.correlation_id.clone()));
-        reply_addresses.iter().map(addressed).collect::<Vec<_>>()
-    })
+pub(crate) fn replies(conclusion: &Conclusion, run: Duration) -> Vec<(ReplyAddress, RawMessage)> {
+    let Conclusion { execute_id, attempt, ending: Some(ending), reply_addresses } = conclusion else {
+        return Vec::new();
+    };
+    if reply_addresses.is_empty() {
+        return Vec::new();
+    }
+    let reply = Reply { execute_id: *execute_id, attempt: *attempt, ending: ending.clone(), run };
+    let addressed =
+        |address: &ReplyAddress| (address.clone(), reply.to_message(address.correlation_id.clone()));
+    reply_addresses.iter().map(addressed).collect()
 }

@@ -3,7 +3,7 @@
 //! One delivery's way, in the one order that loses nothing (`docs/architecture.md`): it waits for a slot
 //! (`consumer.rs`), is parsed and **claimed**, together with others, in one statement (`claim.rs`), is **acknowledged**,
 //! is **run** (`execution.rs`), and once its process tree is dead its result and last log lines are **committed**, then
-//! the **replies** are sent, then its **slot** is free.
+//! the **replies** are sent, then its **slot** is free. (A builtin has run when it is claimed, and ends with that.)
 //!
 //! - `slots.rs`: the active-count cap. `leases.rs`: what is ours until when, and the renewal of it all in one statement.
 //! - `waiting.rs`: where exclusive and limited executions wait for what they need, without a slot. `rights.rs`: what they

@@ -30,7 +30,7 @@ use crate::slots::Slots;
 use crate::versions::Versions;
 use crate::waiting::WaitingRoom;
 
-/// The most builtins that are claimed and not settled without a slot: their memory, and how many a batch can hold.
+/// The most builtins that are on their way through their claim without a slot: their memory, and how many a batch can hold.
 const QUICK_MAX: u16 = 256;
 
 /// What all executions of a worker share.
@@ -49,7 +49,7 @@ pub(crate) struct Worker {
     pub(crate) scratch: ScratchRoot,
     pub(crate) coordination: Arc<dyn Coordination>,
     pub(crate) slots: Slots,
-    /// For builtins, which start no process: claimed and not settled.
+    /// For builtins, which start no process: on their way through their claim.
     pub(crate) quick: Slots,
     pub(crate) waiting: WaitingRoom,
     pub(crate) fencing: Fencing,

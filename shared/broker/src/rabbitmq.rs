@@ -198,7 +198,12 @@ impl Broker for RabbitMq {
                 self.reply(&ReplyAddress { reply_to, correlation_id }, message);
             }
         }
-        for (queue, replies) in of_processes {
+        for (queue, mut replies) in of_processes {
+            if replies.len() == 1 {
+                let correlation_id = replies[0].correlation_id.clone().unwrap_or_default();
+                self.reply(&ReplyAddress { reply_to: queue, correlation_id }, replies.remove(0));
+                continue;
+            }
             for (properties, body) in batch::to_amqp(&replies) {
                 self.send_reply(queue.as_str().into(), properties, body);
             }

@@ -581,7 +581,7 @@ pub struct QueueScaling {
     pub backlog_seconds: f64,
     /// How many seconds ago the one that has waited longest was accepted.
     pub oldest_wait_seconds: f64,
-    /// How many seconds an execution takes, by those started last; 1 if none has ended.
+    /// How many seconds an execution takes, by those started last: at least 0.01; 1 if none has ended.
     pub mean_run_seconds: f64,
     /// Slots taken, of those of the nodes that serve it and take work: 0 to 1.
     pub utilisation: f64,

@@ -19,13 +19,9 @@ const BYTES_MAX: usize = 256 << 10;
 /// What a reply has beside its body.
 #[derive(Serialize, Deserialize)]
 struct Head<'a> {
-    #[serde(borrow)]
     message_id: Option<Cow<'a, str>>,
-    #[serde(borrow)]
     content_type: Option<Cow<'a, str>>,
-    #[serde(borrow)]
     correlation_id: Option<Cow<'a, str>>,
-    #[serde(borrow)]
     headers: BTreeMap<Cow<'a, str>, Value<'a>>,
 }
 
@@ -34,7 +30,6 @@ struct Head<'a> {
 enum Value<'a> {
     Bool(bool),
     Integer(i64),
-    #[serde(borrow)]
     Text(Cow<'a, str>),
 }
 

@@ -163,7 +163,7 @@ fn claim_known(c: &Connection, now: i64, claim: &ClaimRequest, row: &Known) -> R
         State::Queued => {
             let granted = start(c, now, claim, row)?;
             match &claim.result {
-                Some(result) if granted.version == claim.version => {
+                Some(result) if claim.version.is_some() && granted.version == claim.version => {
                     succeed(c, now, claim, row.key, &granted, result)
                 }
                 Some(_) | None => Ok(ClaimAnswer::Claimed(granted)),

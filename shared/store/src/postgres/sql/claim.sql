@@ -1,5 +1,5 @@
--- Claims the executions of a chunk of deliveries whose rows are there. One that has run already, in the version its row names,
--- ends with that.
+-- Claims the executions of a chunk of deliveries whose rows are there. One that has run already, in the version of that number that
+-- its row names, ends with that.
 --
 -- Arrays of equal length, one element per delivery: $1 execute_id, $2 claim_id, $3 node, $4 lease in seconds, $5 tenant,
 -- $6 input_digest, $7 reply_to (null: nobody waits), $8 correlation_id, $9 recorded (the row should exist), $10 is_repeat
