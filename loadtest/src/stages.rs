@@ -129,7 +129,8 @@ fn lengths(accepted: &Accepted, execution: &Execution) -> [Option<Duration>; COU
         between(Some(queued), claimed),
         between(claimed, executing),
         between(executing, settled),
-        between(settled, finished),
+        // What ran before its claim ends with it.
+        executing.and(between(settled, finished)),
         between(finished, Some(accepted.ended_at)),
     ]
 }
