@@ -24,6 +24,8 @@ use crate::replies::Replies;
 const REPLY: Duration = Duration::from_secs(30);
 /// The pause before something is published again.
 const PAUSE: Duration = Duration::from_millis(200);
+/// How long the reply queue may take: a broker that is frozen accepts connections and then says nothing for ever.
+const OPEN: Duration = Duration::from_secs(10);
 
 type Waiting = Arc<Mutex<HashMap<String, oneshot::Sender<RawMessage>>>>;
 
@@ -51,7 +53,7 @@ impl Producer {
         let broker = RabbitMq::connect(&config, &name).await.context("connect to the broker")?;
         let reply_queue = format!("{name}.replies");
         let (waiting, replies, closed) = (Waiting::default(), TaskTracker::new(), CancellationToken::new());
-        let first = Replies::open(&url, &reply_queue).await.ok();
+        let first = open(&url, &reply_queue).await;
         let handing_out = hand_out(first, url, reply_queue.clone(), waiting.clone());
         let until = closed.clone();
         replies.spawn(async move { until.run_until_cancelled(handing_out).await });
@@ -133,8 +135,12 @@ async fn hand_out(mut replies: Option<Replies>, url: String, queue: String, wait
             }
         }
         sleep(PAUSE).await;
-        replies = Replies::open(&url, &queue).await.ok();
+        replies = open(&url, &queue).await;
     }
+}
+
+async fn open(url: &str, queue: &str) -> Option<Replies> {
+    timeout(OPEN, Replies::open(url, queue)).await.ok()?.ok()
 }
 
 fn lock(waiting: &Waiting) -> MutexGuard<'_, HashMap<String, oneshot::Sender<RawMessage>>> {

@@ -1,15 +1,15 @@
 //! A reply queue of one's own, read with the bare driver as any producer would: one message for each reply. (Gantry's own
 //! processes get several in one.)
 
-use std::collections::BTreeMap;
-
 use anyhow::Context;
 use futures::StreamExt;
 use lapin::message::Delivery;
-use lapin::options::{BasicConsumeOptions, QueueDeclareOptions};
+use lapin::options::QueueDeclareOptions;
 use lapin::types::{AMQPValue, FieldTable, ShortString};
-use lapin::{Connection, ConnectionProperties, Consumer};
+use lapin::{Connection, Consumer};
 use protocol::{HeaderValue, RawMessage};
+
+use crate::ceiling::amqp::{connect, consume};
 
 /// The queue, for as long as its connection lives.
 pub struct Replies {
@@ -24,16 +24,14 @@ impl Replies {
     /// # Errors
     /// The broker is away, or has a queue of that name for another connection.
     pub async fn open(url: &str, queue: &str) -> anyhow::Result<Self> {
-        let connection = Connection::connect(url, ConnectionProperties::default()).await;
-        let connection = connection.context("connect to RabbitMQ for replies")?;
+        let connection = connect(url).await?;
         let channel = connection.create_channel().await?;
         let options = QueueDeclareOptions { exclusive: true, ..QueueDeclareOptions::default() };
         channel
             .queue_declare(queue.into(), options, FieldTable::default())
             .await
             .context("make a reply queue")?;
-        let options = BasicConsumeOptions { no_ack: true, ..BasicConsumeOptions::default() };
-        let consumer = channel.basic_consume(queue.into(), "".into(), options, FieldTable::default()).await?;
+        let consumer = consume(&channel, &queue.into(), true).await?;
         Ok(Self { _connection: connection, consumer })
     }
 
@@ -58,7 +56,7 @@ fn read(delivery: Delivery) -> RawMessage {
         message_id: text(properties.message_id()),
         content_type: text(properties.content_type()),
         correlation_id: text(properties.correlation_id()),
-        headers: headers.map(|(name, it)| (name.to_string(), value(it))).collect::<BTreeMap<_, _>>(),
+        headers: headers.map(|(name, it)| (name.to_string(), value(it))).collect(),
         body: delivery.data.into(),
         ..RawMessage::default()
     }

@@ -113,6 +113,7 @@ fn lengths(accepted: &Accepted, execution: &Execution) -> [Option<Duration>; COU
         |wanted: &str| execution.timeline.iter().find(|event| event.event == wanted).map(|event| event.at);
     let settled = execution.timeline.iter().rev().find(|event| event.event.parse::<State>().is_ok());
     let settled = settled.map(|event| event.at);
+    // Such a row is no older than its claim.
     let is_made_by_claim = execution.claimed_at.is_some_and(|claimed| claimed <= execution.accepted_at);
     let queued = if is_made_by_claim { accepted.sent_at } else { execution.accepted_at };
     let (claimed, executing, finished) = (execution.claimed_at, at("executing"), execution.finished_at);

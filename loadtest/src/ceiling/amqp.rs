@@ -118,7 +118,7 @@ fn lock(waiters: &Waiters) -> std::sync::MutexGuard<'_, HashMap<ShortString, one
     waiters.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-async fn connect(url: &str) -> anyhow::Result<Connection> {
+pub async fn connect(url: &str) -> anyhow::Result<Connection> {
     Connection::connect(url, ConnectionProperties::default()).await.context("connect to RabbitMQ")
 }
 
@@ -132,7 +132,7 @@ async fn declare(connection: &Connection, name: &str, kind: &str) -> anyhow::Res
     Ok(name.into())
 }
 
-async fn consume(channel: &Channel, queue: &ShortString, no_ack: bool) -> lapin::Result<Consumer> {
+pub async fn consume(channel: &Channel, queue: &ShortString, no_ack: bool) -> lapin::Result<Consumer> {
     let options = BasicConsumeOptions { no_ack, ..BasicConsumeOptions::default() };
     channel.basic_consume(queue.clone(), "".into(), options, FieldTable::default()).await
 }

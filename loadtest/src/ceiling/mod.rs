@@ -3,7 +3,7 @@
 //!
 //! This is why the load tests alone may name the drivers that are otherwise fenced in (`shared/testkit/tests/it/fences.rs`).
 
-mod amqp;
+pub mod amqp;
 mod http;
 mod postgres;
 mod sqlite;

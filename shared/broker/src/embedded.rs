@@ -76,12 +76,12 @@ impl Broker for Embedded {
     fn reply(&self, address: &ReplyAddress, mut message: RawMessage) {
         let listeners = self.listeners();
         let Some(replies) = listeners.replies.as_ref().filter(|_| address.reply_to == REPLY_QUEUE) else {
-            metrics::reply_dropped("gone");
+            metrics::replies_dropped("gone", 1);
             return;
         };
         message.correlation_id = Some(address.correlation_id.clone());
         if replies.try_send(message).is_err() {
-            metrics::reply_dropped("full");
+            metrics::replies_dropped("full", 1);
         }
     }
 

@@ -48,8 +48,8 @@ pub(crate) fn settled(settled: Settled) {
     counter!(SETTLED, "outcome" => label).increment(1);
 }
 
-pub(crate) fn reply_dropped(reason: &'static str) {
-    counter!(REPLIES_DROPPED, "reason" => reason).increment(1);
+pub(crate) fn replies_dropped(reason: &'static str, count: u64) {
+    counter!(REPLIES_DROPPED, "reason" => reason).increment(count);
 }
 
 pub(crate) fn control_dropped() {

@@ -46,6 +46,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use self::batch::Batch;
 use self::consumer::{Consumers, Subscriber};
 use self::depths::Depths;
 use self::epoch::{CLOSE_LIMIT, Settings};
@@ -127,13 +128,14 @@ impl RabbitMq {
         }
         Ok(this)
     }
-}
 
-impl RabbitMq {
-    fn send_reply(&self, queue: ShortString, properties: BasicProperties, body: Bytes) {
-        let reply = Message { exchange: "".into(), routing_key: queue, properties, body };
-        if let Err(reason) = self.publisher.send(Outgoing::Message(Box::new(reply))) {
-            metrics::reply_dropped(reason);
+    fn send_reply(&self, queue: &str, properties: BasicProperties, body: Bytes, replies: u64) {
+        let Ok(routing_key) = ShortString::try_new(queue) else {
+            return metrics::replies_dropped("forbidden", replies);
+        };
+        let message = Message { exchange: "".into(), routing_key, properties, body, replies };
+        if let Err(reason) = self.publisher.send(Outgoing::Message(Box::new(message))) {
+            metrics::replies_dropped(reason, replies);
         }
     }
 }
@@ -178,34 +180,28 @@ impl Broker for RabbitMq {
     }
 
     fn reply(&self, address: &ReplyAddress, mut message: RawMessage) {
-        let routing_key = ShortString::try_new(address.reply_to.as_str());
-        let Some(routing_key) = routing_key.ok().filter(|name| self.names.may_be_replied_to(name.as_str()))
-        else {
-            return metrics::reply_dropped("forbidden");
-        };
+        if !self.names.may_be_replied_to(&address.reply_to) {
+            return metrics::replies_dropped("forbidden", 1);
+        }
         message.correlation_id = Some(address.correlation_id.clone());
         let (properties, body) = message::to_amqp(message, Kept::InMemory);
-        self.send_reply(routing_key, properties, body);
+        self.send_reply(&address.reply_to, properties, body, 1);
     }
 
     fn reply_all(&self, replies: Vec<(ReplyAddress, RawMessage)>) {
         let mut of_processes: HashMap<String, Vec<RawMessage>> = HashMap::new();
-        for (ReplyAddress { reply_to, correlation_id }, message) in replies {
-            if self.names.is_of_a_process(&reply_to) {
-                let message = RawMessage { correlation_id: Some(correlation_id), ..message };
-                of_processes.entry(reply_to).or_default().push(message);
+        let is_alone = replies.len() == 1;
+        for (address, message) in replies {
+            if is_alone || !self.names.is_of_a_process(&address.reply_to) {
+                self.reply(&address, message);
             } else {
-                self.reply(&ReplyAddress { reply_to, correlation_id }, message);
+                let message = RawMessage { correlation_id: Some(address.correlation_id), ..message };
+                of_processes.entry(address.reply_to).or_default().push(message);
             }
         }
-        for (queue, mut replies) in of_processes {
-            if replies.len() == 1 {
-                let correlation_id = replies[0].correlation_id.clone().unwrap_or_default();
-                self.reply(&ReplyAddress { reply_to: queue, correlation_id }, replies.remove(0));
-                continue;
-            }
-            for (properties, body) in batch::to_amqp(&replies) {
-                self.send_reply(queue.as_str().into(), properties, body);
+        for (queue, replies) in of_processes {
+            for Batch { properties, body, replies } in batch::to_amqp(&replies) {
+                self.send_reply(&queue, properties, body, replies);
             }
         }
     }
@@ -242,7 +238,8 @@ impl Broker for RabbitMq {
     fn broadcast(&self, control: Control) {
         let properties = message::control_to_amqp(&control);
         let exchange = self.names.control().into();
-        let message = Message { exchange, routing_key: "".into(), properties, body: Bytes::new() };
+        let message =
+            Message { exchange, routing_key: "".into(), properties, body: Bytes::new(), replies: 0 };
         if self.publisher.send(Outgoing::Message(Box::new(message))).is_err() {
             metrics::control_dropped();
         }

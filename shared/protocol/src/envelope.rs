@@ -40,8 +40,9 @@ pub mod header {
     pub const REASON_TEXT: &str = "x-gantry-reason-text";
 }
 
-/// The value of a header, as far as the contract uses it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// The value of a header, as far as the contract uses it. As JSON it is that value; [`HeaderValue::Other`] is null.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(untagged)]
 pub enum HeaderValue {
     /// A string.
     Text(String),
@@ -53,8 +54,8 @@ pub enum HeaderValue {
     Other,
 }
 
-/// A message as a broker carries it, without the broker's types.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+/// A message as a broker carries it, without the broker's types. As JSON it is all but its body.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct RawMessage {
     /// `message_id`.
     pub message_id: Option<String>,
@@ -69,6 +70,7 @@ pub struct RawMessage {
     /// Headers.
     pub headers: BTreeMap<String, HeaderValue>,
     /// The body as it came.
+    #[serde(skip)]
     pub body: Bytes,
 }
 

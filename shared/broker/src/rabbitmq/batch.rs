@@ -3,52 +3,39 @@
 //! The body is, for each reply: the length of its head (4 bytes, big-endian), its head as JSON, the length of its body, its
 //! body.
 
-use std::borrow::Cow;
-use std::collections::BTreeMap;
-
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 use lapin::BasicProperties;
-use protocol::{HeaderValue, RawMessage};
-use serde::{Deserialize, Serialize};
+use protocol::RawMessage;
 
 /// `type` of such a message.
 const KIND: &str = "replies";
 /// A message that has grown to this takes no further reply.
 const BYTES_MAX: usize = 256 << 10;
 
-/// What a reply has beside its body.
-#[derive(Serialize, Deserialize)]
-struct Head<'a> {
-    message_id: Option<Cow<'a, str>>,
-    content_type: Option<Cow<'a, str>>,
-    correlation_id: Option<Cow<'a, str>>,
-    headers: BTreeMap<Cow<'a, str>, Value<'a>>,
-}
-
-#[derive(Serialize, Deserialize)]
-#[serde(untagged)]
-enum Value<'a> {
-    Bool(bool),
-    Integer(i64),
-    Text(Cow<'a, str>),
+/// What carries some replies.
+pub(super) struct Batch {
+    pub(super) properties: BasicProperties,
+    pub(super) body: Bytes,
+    /// How many they are.
+    pub(super) replies: u64,
 }
 
 /// The messages that say `replies`, in order.
-pub(super) fn to_amqp(replies: &[RawMessage]) -> Vec<(BasicProperties, Bytes)> {
-    let properties = BasicProperties::default().with_delivery_mode(1).with_type(KIND.into());
-    let mut bodies = Vec::new();
-    let mut body = BytesMut::new();
-    for reply in replies {
-        put(&mut body, &serde_json::to_vec(&head(reply)).unwrap_or_default());
+pub(super) fn to_amqp(replies: &[RawMessage]) -> Vec<Batch> {
+    let mut batches = Vec::new();
+    let (mut body, mut count) = (BytesMut::new(), 0);
+    for (place, reply) in replies.iter().enumerate() {
+        // Strings and numbers: this cannot fail.
+        put(&mut body, &serde_json::to_vec(reply).unwrap_or_default());
         put(&mut body, &reply.body);
-        if body.len() >= BYTES_MAX {
-            bodies.push(body.split().freeze());
+        count += 1;
+        if body.len() >= BYTES_MAX || place + 1 == replies.len() {
+            let properties = BasicProperties::default().with_delivery_mode(1).with_type(KIND.into());
+            batches.push(Batch { properties, body: body.split().freeze(), replies: count });
+            count = 0;
         }
     }
-    if !body.is_empty() {
-        bodies.push(body.freeze());
-    }
-    bodies.into_iter().map(|body| (properties.clone(), body)).collect()
+    batches
 }
 
 /// Is this such a message?
@@ -56,56 +43,24 @@ pub(super) fn is_batch(properties: &BasicProperties) -> bool {
     properties.kind().as_ref().is_some_and(|kind| kind.as_str() == KIND)
 }
 
-/// The replies that the body of such a message says, up to the first that cannot be read.
-pub(super) fn from_amqp(body: Vec<u8>) -> impl Iterator<Item = RawMessage> {
+/// The replies that the body of such a message says; ends with `None` if what follows cannot be read.
+pub(super) fn from_amqp(body: Vec<u8>) -> impl Iterator<Item = Option<RawMessage>> {
     let mut rest = Bytes::from(body);
     std::iter::from_fn(move || {
-        let (head, body) = (take(&mut rest)?, take(&mut rest)?);
-        let head: Head<'_> = serde_json::from_slice(&head).ok()?;
-        let text = |text: Option<Cow<'_, str>>| text.map(Cow::into_owned);
-        Some(RawMessage {
-            message_id: text(head.message_id),
-            content_type: text(head.content_type),
-            correlation_id: text(head.correlation_id),
-            headers: head
-                .headers
-                .into_iter()
-                .map(|(name, value)| (name.into_owned(), value.into()))
-                .collect(),
-            body,
-            ..RawMessage::default()
-        })
-    })
-}
-
-fn head(reply: &RawMessage) -> Head<'_> {
-    let headers =
-        reply.headers.iter().filter_map(|(name, v)| Some((Cow::Borrowed(name.as_str()), value(v)?)));
-    Head {
-        message_id: reply.message_id.as_deref().map(Cow::Borrowed),
-        content_type: reply.content_type.as_deref().map(Cow::Borrowed),
-        correlation_id: reply.correlation_id.as_deref().map(Cow::Borrowed),
-        headers: headers.collect(),
-    }
-}
-
-fn value(value: &HeaderValue) -> Option<Value<'_>> {
-    Some(match value {
-        HeaderValue::Text(text) => Value::Text(Cow::Borrowed(text)),
-        HeaderValue::Integer(number) => Value::Integer(*number),
-        HeaderValue::Bool(flag) => Value::Bool(*flag),
-        HeaderValue::Other => return None,
-    })
-}
-
-impl From<Value<'_>> for HeaderValue {
-    fn from(value: Value<'_>) -> Self {
-        match value {
-            Value::Bool(flag) => Self::Bool(flag),
-            Value::Integer(number) => Self::Integer(number),
-            Value::Text(text) => Self::Text(text.into_owned()),
+        if rest.is_empty() {
+            return None;
         }
-    }
+        let reply = next(&mut rest);
+        if reply.is_none() {
+            rest.clear();
+        }
+        Some(reply)
+    })
+}
+
+fn next(rest: &mut Bytes) -> Option<RawMessage> {
+    let (head, body) = (take(rest)?, take(rest)?);
+    Some(RawMessage { body, ..serde_json::from_slice(&head).ok()? })
 }
 
 /// (A reply is far shorter than 4 GiB.)
@@ -122,6 +77,10 @@ fn take(rest: &mut Bytes) -> Option<Bytes> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
+    use protocol::HeaderValue;
+
     use super::*;
 
     fn reply(number: usize, body: Vec<u8>) -> RawMessage {
@@ -144,22 +103,30 @@ mod tests {
         let replies: Vec<_> = (0..10).map(|n| reply(n, vec![159; n * 30_000])).collect();
         let messages = to_amqp(&replies);
         assert!(messages.len() > 2, "{} messages", messages.len());
-        for (properties, body) in &messages {
+        for Batch { properties, body, .. } in &messages {
             assert!(is_batch(properties));
             assert!(body.len() < BYTES_MAX + 300_000);
         }
-        let read: Vec<_> = messages.into_iter().flat_map(|(_, body)| from_amqp(body.to_vec())).collect();
-        assert_eq!(read, replies);
-        assert_eq!(to_amqp(&[]), []);
+        assert_eq!(messages.iter().map(|batch| batch.replies).sum::<u64>(), 10);
+        let read: Option<Vec<_>> = messages.iter().flat_map(|batch| from_amqp(batch.body.to_vec())).collect();
+        assert_eq!(read, Some(replies));
+        assert!(to_amqp(&[]).is_empty());
     }
 
     #[test]
     fn a_body_that_was_cut_or_forged_says_what_can_be_read_of_it() {
-        let (_, whole) = to_amqp(&[reply(1, vec![1]), reply(2, vec![2])]).remove(0);
-        for cut in 0..whole.len() {
-            assert!(from_amqp(whole[..cut].to_vec()).count() < 2, "{cut} of {} bytes", whole.len());
+        let whole = to_amqp(&[reply(1, vec![1]), reply(2, vec![2])]).remove(0).body;
+        let first = to_amqp(&[reply(1, vec![1])]).remove(0).body.len();
+        let read = |body: &[u8]| from_amqp(body.to_vec()).map(|reply| reply.is_some()).collect::<Vec<_>>();
+        for cut in 1..whole.len() {
+            let expected: &[bool] = match cut {
+                _ if cut < first => &[false],
+                _ if cut == first => &[true],
+                _ => &[true, false],
+            };
+            assert_eq!(read(&whole[..cut]), expected, "{cut} of {} bytes", whole.len());
         }
-        assert_eq!(from_amqp(vec![255; 100]).count(), 0);
-        assert_eq!(from_amqp([&[0, 0, 0, 2], &b"{}"[..], &[0, 0, 0, 0]].concat()).count(), 0);
+        assert_eq!(read(&[255; 100]), [false]);
+        assert_eq!(read(&[&[0, 0, 0, 2], &b"[]"[..], &[0, 0, 0, 0]].concat()), [false]);
     }
 }

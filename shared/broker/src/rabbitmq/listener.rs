@@ -103,11 +103,13 @@ impl Ear {
             Self::Replies(sink) => {
                 let hear = |reply| {
                     if sink.try_send(reply).is_err() {
-                        metrics::reply_dropped("full");
+                        metrics::replies_dropped("full", 1);
                     }
                 };
                 if batch::is_batch(&delivery.properties) {
-                    batch::from_amqp(delivery.data).for_each(hear);
+                    for reply in batch::from_amqp(delivery.data) {
+                        reply.map_or_else(|| metrics::replies_dropped("unreadable", 1), hear);
+                    }
                 } else {
                     hear(message::from_amqp(&delivery.properties, delivery.data));
                 }

@@ -27,6 +27,8 @@ pub(super) struct Message {
     pub(super) routing_key: ShortString,
     pub(super) properties: BasicProperties,
     pub(super) body: Bytes,
+    /// How many replies it carries; a broadcast carries none.
+    pub(super) replies: u64,
 }
 
 /// The one task that sends on the channel without confirms. What cannot be sent is dropped and counted.
@@ -49,7 +51,7 @@ impl Replier {
             tokio::select! {
                 changed = self.link.changed() => if changed.is_err() { return },
                 outgoing = self.outgoing.recv() => match outgoing {
-                    Some(Outgoing::Message(_)) => metrics::reply_dropped("away"),
+                    Some(Outgoing::Message(message)) => dropped(message.replies),
                     Some(Outgoing::Flush(done)) => { done.send(()).ok(); }
                     None => return,
                 },
@@ -96,11 +98,18 @@ impl Replier {
 
 /// Without confirms a publication ends when its frames are written. Says whether the channel is alive.
 async fn send(channel: &Channel, message: Message) -> bool {
-    let Message { exchange, routing_key, properties, body } = message;
+    let Message { exchange, routing_key, properties, body, replies } = message;
     let options = BasicPublishOptions::default();
     let sent = channel.basic_publish(exchange, routing_key, options, &body, properties).await.is_ok();
     if !sent {
-        metrics::reply_dropped("away");
+        dropped(replies);
     }
     sent
+}
+
+fn dropped(replies: u64) {
+    match replies {
+        0 => metrics::control_dropped(),
+        _ => metrics::replies_dropped("away", replies),
+    }
 }

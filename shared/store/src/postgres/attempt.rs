@@ -5,6 +5,7 @@ use std::time::Duration;
 use domain::{Ending, ExecuteId, NodeId, State, TenantId, limits};
 use serde_json::Value;
 use tokio_postgres::Row;
+use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
 use super::client::{Database, statement};
@@ -133,76 +134,54 @@ impl<'a> Arrays<'a> {
             lines,
         }
     }
+
+    /// `$1` to `$18`.
+    fn parameters(&self) -> [&(dyn ToSql + Sync); 18] {
+        [
+            &self.ids,
+            &self.attempts,
+            &self.bases,
+            &self.counts,
+            &self.endings,
+            &self.classes,
+            &self.errors,
+            &self.exit_codes,
+            &self.signals,
+            &self.result_types,
+            &self.results,
+            &self.timelines,
+            &self.lines.places,
+            &self.lines.numbers,
+            &self.lines.levels,
+            &self.lines.times,
+            &self.lines.texts,
+            &self.lines.continues,
+        ]
+    }
 }
 
 /// Ends those that are still held by their attempts: a row for each, with its place among them.
 async fn end_plain(database: &Database, batch: &[&Finish]) -> Result<Vec<Row>, StoreError> {
-    let a = Arrays::of(batch);
-    database
-        .rows(
-            &statement!("finish_plain"),
-            &[
-                &a.ids,
-                &a.attempts,
-                &a.bases,
-                &a.counts,
-                &a.endings,
-                &a.classes,
-                &a.errors,
-                &a.exit_codes,
-                &a.signals,
-                &a.result_types,
-                &a.results,
-                &a.timelines,
-                &a.lines.places,
-                &a.lines.numbers,
-                &a.lines.levels,
-                &a.lines.times,
-                &a.lines.texts,
-                &a.lines.continues,
-            ],
-        )
-        .await
+    database.rows(&statement!("finish_plain"), &Arrays::of(batch).parameters()).await
 }
 
 /// Settles any of them: a row for each, in order.
 async fn settle(database: &Database, batch: &[&Finish]) -> Result<Vec<Row>, StoreError> {
-    let a = Arrays::of(batch);
-    let (settlements, delays) = columns!(a.settled => |one| one.settlement, one.delay);
+    let arrays = Arrays::of(batch);
+    let (settlements, delays) = columns!(arrays.settled => |one| one.settlement, one.delay);
+    let (class, message) = (CANCELLED.class.label(), CANCELLED.message);
     let fences = Fences::of(batch.iter().map(|finish| finish.fence.as_ref()));
-    database
-        .rows(
-            &statement!("finish"),
-            &[
-                &a.ids,
-                &a.attempts,
-                &a.bases,
-                &a.counts,
-                &settlements,
-                &a.endings,
-                &delays,
-                &a.classes,
-                &a.errors,
-                &a.exit_codes,
-                &a.signals,
-                &a.result_types,
-                &a.results,
-                &a.timelines,
-                &a.lines.places,
-                &a.lines.numbers,
-                &a.lines.levels,
-                &a.lines.times,
-                &a.lines.texts,
-                &a.lines.continues,
-                &limits::FAILURES_MAX,
-                &CANCELLED.class.label(),
-                &CANCELLED.message,
-                &fences.keys,
-                &fences.generations,
-                &fences.numbers,
-            ],
-        )
-        .await
+    let further: [&(dyn ToSql + Sync); 8] = [
+        &settlements,
+        &delays,
+        &limits::FAILURES_MAX,
+        &class,
+        &message,
+        &fences.keys,
+        &fences.generations,
+        &fences.numbers,
+    ];
+    database.rows(&statement!("finish"), &[&arrays.parameters()[..], &further].concat()).await
 }
 
 fn finished(finish: &Finish, row: &Row) -> Result<Finished, StoreError> {

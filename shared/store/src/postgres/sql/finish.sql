@@ -1,19 +1,17 @@
 -- Settles attempts, with their last log lines.
 --
--- Arrays of equal length, one element per attempt: $1 execute_id, $2 attempt, $3 base (the last_log_id its worker knows),
--- $4 how many lines, $5 settlement (ended, yielded, waiting, retried, failed; waiting is a yield of one that got no lock or limit
--- yet), $6 the terminal state (ended), $7 delay in seconds (yielded, waiting, retried, failed), $8 error_class and $9 error (of an ending, or of a failure), $10 exit_code, $11 signal, $12 result_type,
--- $13 result, $14 timeline. One element per line: $15 the place of its attempt (from 1), $16 its place among the lines (from 1),
--- $17 level, $18 at, $19 line, $20 continues. $21 how many failures are death, $22, $23 error_class and error of a cancelled
--- execution. One element per attempt again, or none at all if no attempt needs a fence: $24 lock_key (null: it needs none),
--- $25 generation, $26 number. No id may be twice in it.
+-- $1 to $18 as finish_plain.sql has them; the terminal state ($5) only of those that ended, error_class and error ($6, $7) also of
+-- a failure. One element per attempt again: $19 settlement (ended, yielded, waiting, retried, failed; waiting is a yield of one
+-- that got no lock or limit yet), $20 delay in seconds (yielded, waiting, retried, failed). $21 how many failures are death,
+-- $22, $23 error_class and error of a cancelled execution. One element per attempt again, or none at all if no attempt needs a
+-- fence: $24 lock_key (null: it needs none), $25 generation, $26 number. No id may be twice in it.
 --
 -- One row per attempt, in order: whether it was settled now or before, and the execution's row after it (its result only if it
 -- was settled before). Neither: the attempt is stale.
 with item as (
     select i.*
-    from unnest($1::uuid[], $2::int[], $3::int8[], $4::int8[], $5::text[], $6::text[], $7::float8[], $8::text[], $9::text[],
-            $10::int[], $11::int[], $12::text[], $13::bytea[], $14::jsonb[], $24::text[], $25::int8[], $26::int8[]) with ordinality
+    from unnest($1::uuid[], $2::int[], $3::int8[], $4::int8[], $19::text[], $5::text[], $20::float8[], $6::text[], $7::text[],
+            $8::int[], $9::int[], $10::text[], $11::bytea[], $12::jsonb[], $24::text[], $25::int8[], $26::int8[]) with ordinality
         as i (execute_id, attempt, base, lines, settlement, ended, delay, error_class, error, exit_code, signal,
             result_type, result, timeline, fence_key, generation, number, place)
 ),
@@ -77,7 +75,7 @@ settled as (
 stored as (
     insert into log (execute_id, log_id, at, attempt, continues, level, line)
     select s.execute_id, s.base + l.log_id, l.at, s.settled_now, l.continues, l.level, l.line
-    from unnest($15::int8[], $16::int8[], $17::text[], $18::timestamptz[], $19::text[], $20::bool[])
+    from unnest($13::int8[], $14::int8[], $15::text[], $16::timestamptz[], $17::text[], $18::bool[])
             as l (place, log_id, level, at, line, continues)
         join settled s using (place)
     order by s.execute_id, l.log_id
