@@ -48,17 +48,6 @@ async fn ended(env: &Env) -> [ExecuteId; 2] {
     [one.execute_id, two.execute_id]
 }
 
-/// Runs `work`; it must not end before `until` has.
-async fn meanwhile<T>(work: impl Future<Output = T>, until: impl Future<Output = ()>) -> T {
-    tokio::pin!(work);
-    tokio::select! {
-        biased;
-        _ = &mut work => panic!("it did not wait"),
-        () = until => {}
-    }
-    work.await
-}
-
 /// Waits until somebody seals `partition` and has come as far as the swap, which waits for its turn.
 async fn wait_for_swap(client: &Client, partition: &str) {
     let sql = format!(
@@ -112,7 +101,7 @@ async fn readers_are_let_in_and_writers_kept_out_and_the_swap_is_tried_until_the
     let name = partition(one);
     // A reader that stays.
     reader.batch_execute("begin; select from log limit 1").await.unwrap();
-    let sealed = meanwhile(seal(&env), async {
+    let (sealed, ()) = futures::join!(seal(&env), async {
         wait_for_swap(&client, &name).await;
         assert_eq!(env.log(one).await.len(), 20);
         client.batch_execute("set lock_timeout = '50ms'").await.unwrap();
@@ -126,8 +115,7 @@ async fn readers_are_let_in_and_writers_kept_out_and_the_swap_is_tried_until_the
         env.log_and_end(&today, &claim, &["meanwhile"]).await;
         wait_for_swap(&client, &name).await;
         reader.batch_execute("commit").await.unwrap();
-    })
-    .await;
+    });
     assert!(matches!(sealed, LogStep::Done(_)), "{sealed:?}");
     assert_eq!(env.log(one).await.len(), 20);
 }
@@ -138,15 +126,14 @@ async fn who_dies_half_way_leaves_nothing_and_the_next_one_does_it() {
     let [one, _] = ended(&env).await;
     let name = partition(one);
     reader.batch_execute("begin; select from log limit 1").await.unwrap();
-    let sealed = meanwhile(env.record.seal_log(FENCE), async {
+    let (sealed, ()) = futures::join!(env.record.seal_log(FENCE), async {
         wait_for_swap(&client, &name).await;
         let sql = format!(
             "select pg_terminate_backend(pid) from pg_locks
              where relation = '{name}'::regclass and mode = 'ShareLock' and granted"
         );
         client.query(&sql, &[]).await.unwrap();
-    })
-    .await;
+    });
     assert_ne!(sealed.unwrap_err().recovery(), store::Recovery::Permanent);
     reader.batch_execute("commit").await.unwrap();
     assert_eq!(left_over(&client).await, 0);
@@ -161,7 +148,7 @@ async fn whose_fence_is_overtaken_half_way_swaps_nothing() {
     let [one, _] = ended(&env).await;
     let name = partition(one);
     reader.batch_execute("begin; select from log limit 1").await.unwrap();
-    let sealed = meanwhile(seal(&env), async {
+    let (sealed, ()) = futures::join!(seal(&env), async {
         wait_for_swap(&client, &name).await;
         // It holds its fence while it tries, and no longer.
         eventually("the next leader takes its fence", LIMIT, async || {
@@ -169,8 +156,7 @@ async fn whose_fence_is_overtaken_half_way_swaps_nothing() {
         })
         .await;
         reader.batch_execute("commit").await.unwrap();
-    })
-    .await;
+    });
     assert_eq!(sealed, LogStep::Stale);
     assert_eq!(left_over(&client).await, 0);
     let sql = "select count(*) from log_day";
@@ -226,7 +212,7 @@ async fn the_drop_of_a_day_waits_for_the_log_only_a_little_at_a_time() {
     let [one, _] = ended(&env).await;
     reader.batch_execute("begin; select from log limit 1").await.unwrap();
     let keep = store::LogRetention { age_max: Some(Duration::from_secs(86_400)), bytes_max: None };
-    let dropped = meanwhile(env.record.drop_log(FENCE, keep), async {
+    let (dropped, ()) = futures::join!(env.record.drop_log(FENCE, keep), async {
         let sql = "select count(*) from pg_locks
             where relation = 'log'::regclass and mode = 'AccessExclusiveLock' and not granted";
         eventually("the drop waits for the log", LIMIT, async || {
@@ -236,8 +222,7 @@ async fn the_drop_of_a_day_waits_for_the_log_only_a_little_at_a_time() {
         let (today, claim) = env.running().await;
         env.log_and_end(&today, &claim, &["meanwhile"]).await;
         reader.batch_execute("commit").await.unwrap();
-    })
-    .await;
+    });
     assert!(matches!(dropped, Ok(LogStep::Done(_))), "{dropped:?}");
     assert!(env.record.is_log_dropped(one).await.unwrap());
     // It is not made again.
