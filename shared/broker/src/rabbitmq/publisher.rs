@@ -20,12 +20,10 @@ use super::supervisor::Service;
 use super::topology;
 use crate::{BrokerError, CONFIRM_TIMEOUT, PublishError};
 
-/// Channels that publish with confirms; each has a task of its own.
-const CHANNELS: usize = 2;
-/// Unconfirmed publications per channel: the driver looks through all of them at each confirm of several.
-const UNCONFIRMED_MAX: usize = 1_024;
-/// Publications that wait for a channel's task.
-const WAITING_MAX: usize = 1_024;
+/// Unconfirmed publications: the driver looks through all of them at each confirm of several.
+const UNCONFIRMED_MAX: usize = 2_048;
+/// Publications that wait to be sent.
+const WAITING_MAX: usize = 2_048;
 /// Replies and broadcasts that wait to be sent; more are dropped.
 const REPLIES_WAITING_MAX: usize = 16_384;
 /// How many are taken at once.
@@ -36,9 +34,8 @@ const WATCHDOG: Duration = Duration::from_secs(10);
 
 /// The publishing side of a process, for any number of callers.
 pub(super) struct Publisher {
-    shards: Vec<mpsc::Sender<Order>>,
+    orders: mpsc::Sender<Order>,
     replies: mpsc::Sender<Outgoing>,
-    next: AtomicUsize,
     unknown: Arc<AtomicUsize>,
     link: watch::Receiver<Link>,
 }
@@ -58,7 +55,7 @@ pub(super) type Link = Option<Arc<Channels>>;
 /// The channels of one epoch. Each is used by one task only: two publishers on one channel can swap their confirms.
 pub(super) struct Channels {
     pub(super) epoch: Arc<Epoch>,
-    confirmed: Vec<Channel>,
+    confirmed: Channel,
     pub(super) replies: Channel,
 }
 
@@ -67,16 +64,12 @@ impl Publisher {
     pub(super) fn new(settings: &Arc<Settings>, tasks: &TaskTracker) -> (Self, PublishService) {
         let (sender, link) = watch::channel(None);
         let unknown = Arc::new(AtomicUsize::new(0));
-        let shards = (0..CHANNELS).map(|index| {
-            let (orders, receiver) = mpsc::channel(WAITING_MAX);
-            tasks.spawn(Shard { orders: receiver, link: link.clone(), index }.run());
-            orders
-        });
-        let shards = shards.collect();
+        let (orders, receiver) = mpsc::channel(WAITING_MAX);
+        tasks.spawn(OrderTask { orders: receiver, link: link.clone() }.run());
         let (replies, receiver) = mpsc::channel(REPLIES_WAITING_MAX);
         tasks.spawn(Replier::new(receiver, link.clone()).run());
         let service = PublishService { settings: settings.clone(), link: sender, unknown: unknown.clone() };
-        (Self { shards, replies, next: AtomicUsize::new(0), unknown, link }, service)
+        (Self { orders, replies, unknown, link }, service)
     }
 
     /// Publishes and waits for the confirm, at most [`CONFIRM_TIMEOUT`].
@@ -91,8 +84,7 @@ impl Publisher {
         let (answer, confirmed) = oneshot::channel();
         let (exchange, routing_key) = (exchange.into(), routing_key.into());
         let order = Order { exchange, routing_key, properties, body, answer };
-        let shard = &self.shards[self.next.fetch_add(1, Ordering::Relaxed) % self.shards.len()];
-        match timeout_at(deadline, shard.send(order)).await {
+        match timeout_at(deadline, self.orders.send(order)).await {
             Ok(Ok(())) => {}
             Ok(Err(_)) => return Err(PublishError::Away("closed")),
             Err(_) => return Err(PublishError::Away("too many publications wait to be sent")),
@@ -150,12 +142,8 @@ impl Service for PublishService {
 
     async fn begin(&mut self, epoch: &Arc<Epoch>) -> Result<(), BrokerError> {
         topology::declare(epoch, &topology::base(&self.settings.names)).await?;
-        let mut confirmed = Vec::with_capacity(CHANNELS);
-        for _ in 0..CHANNELS {
-            let channel = epoch.channel().await?;
-            ask("ask for confirms", channel.confirm_select(ConfirmSelectOptions::default())).await?;
-            confirmed.push(channel);
-        }
+        let confirmed = epoch.channel().await?;
+        ask("ask for confirms", confirmed.confirm_select(ConfirmSelectOptions::default())).await?;
         let replies = epoch.channel().await?;
         self.unknown.store(0, Ordering::Relaxed);
         self.link.send_replace(Some(Arc::new(Channels { epoch: epoch.clone(), confirmed, replies })));
@@ -203,14 +191,13 @@ impl PublishService {
     }
 }
 
-/// The one task that publishes on one channel.
-struct Shard {
+/// The one task that publishes with confirms.
+struct OrderTask {
     orders: mpsc::Receiver<Order>,
     link: watch::Receiver<Link>,
-    index: usize,
 }
 
-impl Shard {
+impl OrderTask {
     async fn run(mut self) {
         loop {
             let link = self.link.borrow_and_update().clone();
@@ -230,7 +217,7 @@ impl Shard {
     /// Publishes everything that comes without waiting for the confirm of what came before. When the epoch is over,
     /// dropping what is unconfirmed tells its callers that its outcome is unknown.
     async fn serve(&mut self, channels: &Channels) {
-        let channel = &channels.confirmed[self.index];
+        let channel = &channels.confirmed;
         let mut over = std::pin::pin!(channels.epoch.over().cancelled());
         let mut unconfirmed = FuturesUnordered::new();
         let mut chunk = Vec::with_capacity(CHUNK);
