@@ -1,6 +1,5 @@
 //! The log by days: how a partition is rewritten while others read and write.
 
-use std::future::Future;
 use std::time::Duration;
 
 use domain::ExecuteId;
