@@ -130,7 +130,9 @@ async fn page(
 ) -> Result<http::LogPage, Refusal> {
     // The row was read before the lines: what had ended by then has no lines after those.
     let found = gateway.ports.record.list_log(execution.execute_id, &filter).await?;
-    refuse_dropped(gateway, execution, &filter, &found).await?;
+    if is_empty(&found) {
+        refuse_dropped(gateway, execution, filter.after).await?;
+    }
     let last = found.lines.last().map_or(filter.after, |line| line.log_id);
     let (next_after, next_before, is_last) = if filter.from_end {
         (
@@ -147,15 +149,14 @@ async fn page(
     Ok(http::LogPage { lines: found.lines.into_iter().map(row).collect(), next_after, next_before, complete })
 }
 
-/// An empty page of an execution that had lines is worth a look at why.
-async fn refuse_dropped(
-    gateway: &Gateway,
-    execution: &http::Execution,
-    filter: &LogFilter,
-    found: &LogSlice,
-) -> Result<(), Refusal> {
-    let may_be = found.lines.is_empty() && found.next.is_none() && filter.after < execution.log_lines;
-    if may_be && gateway.ports.record.is_log_dropped(execution.execute_id).await? {
+/// Are there no lines, on this page or a later one?
+const fn is_empty(found: &LogSlice) -> bool {
+    found.lines.is_empty() && found.next.is_none()
+}
+
+/// Refuses if the execution had lines after `after` and all of them were dropped.
+async fn refuse_dropped(gateway: &Gateway, execution: &http::Execution, after: i64) -> Result<(), Refusal> {
+    if after < execution.log_lines && gateway.ports.record.is_log_dropped(execution.execute_id).await? {
         let detail = format!(
             "the {} lines of execution {} were older than they are kept",
             execution.log_lines, execution.execute_id
@@ -174,7 +175,9 @@ async fn export(
 ) -> Result<Response, Refusal> {
     let first = LogFilter { limit: 1, ..filter.clone() };
     let found = gateway.ports.record.list_log(execution.execute_id, &first).await?;
-    refuse_dropped(gateway, execution, &first, &found).await?;
+    if is_empty(&found) {
+        refuse_dropped(gateway, execution, filter.after).await?;
+    }
     // In order from the first line on, whatever comes last in the range.
     let filter = LogFilter { from_end: filter.from_end && !all, ..filter };
     export::ndjson(gateway, (execution.execute_id, filter), move |gateway, (execute_id, filter)| async move {
@@ -204,6 +207,10 @@ async fn follow(
             .ok()
             .filter(|last| *last >= 0)
             .ok_or_else(|| reading::refuse(format!("Last-Event-ID is 0 or a log_id, not {last:?}")))?;
+    }
+    // The lines of what has not ended are kept.
+    if execution.state.is_terminal() {
+        refuse_dropped(gateway, &execution, after).await?;
     }
     let following = gateway.followers.follow(execute_id, after)?;
     let keep_alive = KeepAlive::new().interval(Duration::from_secs(15));

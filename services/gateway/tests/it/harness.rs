@@ -32,7 +32,7 @@ pub struct Env {
     /// The gateway's task.
     pub running: JoinSet<anyhow::Result<()>>,
     pub deliveries: Deliveries,
-    _directory: TempDir,
+    directory: TempDir,
 }
 
 impl Env {
@@ -64,7 +64,7 @@ impl Env {
         running.spawn(gateway::run(config, ports.clone(), shutdown, listening));
         let address = address.await.expect("the gateway listens");
         let http = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(60)).build().unwrap();
-        Self { ports, address, http, trigger, running, deliveries, _directory: directory }
+        Self { ports, address, http, trigger, running, deliveries, directory }
     }
 
     /// With the model `echo`.
@@ -146,6 +146,22 @@ impl Env {
             Some(Finished::Stored(conclusion)) => *conclusion,
             other => panic!("not stored: {other:?}"),
         }
+    }
+
+    /// Makes an execution `days` older than it is, before it has lines; its id says when it was accepted.
+    pub async fn redate(&self, id: ExecuteId, days: u64) -> ExecuteId {
+        let program = "import sqlite3, sys, uuid
+database = sqlite3.connect(sys.argv[1], timeout=10)
+ids = [uuid.UUID(text).bytes for text in sys.argv[2:]]
+redated = database.execute('update execution set execute_id = ? where execute_id = ?', ids)
+database.commit()
+sys.exit(redated.rowcount != 1)";
+        let older = ExecuteId::new(id.unix_ms() - days * 86_400_000);
+        let mut python = tokio::process::Command::new("python3");
+        python.args(["-c", program]).arg(self.directory.path().join("gantry.db"));
+        python.args([older.to_string(), id.to_string()]);
+        assert!(python.status().await.unwrap().success(), "there is no {id}");
+        older
     }
 
     pub fn reply(&self, conclusion: &Conclusion) {

@@ -1,6 +1,9 @@
+use std::time::Duration;
+
 use domain::{Ending, ExecuteId};
 use futures::StreamExt;
 use serde_json::{Value, json};
+use store::{LogRetention, LogStep};
 
 use crate::harness::{Env, id_of, payload};
 
@@ -117,4 +120,35 @@ async fn a_reader_that_does_not_read_holds_nobody_up_and_loses_nothing() {
     let seen: Vec<i64> = slow.lines().filter_map(|line| line.strip_prefix("id: ")?.parse().ok()).collect();
     assert!(seen.iter().copied().eq(1..=LINES), "without gap or repeat: {} lines", seen.len());
     assert!(slow.contains("event: end"));
+}
+
+#[tokio::test]
+async fn lines_that_were_dropped_are_told_from_lines_that_never_were() {
+    const FENCE: i64 = 1;
+    let mut env = Env::with_model().await;
+    let mut ids = Vec::new();
+    for lines in [&["a line"][..], &[]] {
+        let id = id_of(&env.post(&json!(1)).header("Prefer", "respond-async").send().await.unwrap());
+        env.claim().await;
+        let id = env.redate(id, 3).await;
+        env.commit(id, 0, Ending::Succeeded(payload("1")), lines).await;
+        ids.push(id);
+    }
+    let (old, silent) = (ids[0], ids[1]);
+    assert!(env.ports.record.take_upkeep_fence(FENCE).await.unwrap());
+    let keep = LogRetention { age_max: Some(Duration::from_secs(86_400)), bytes_max: None };
+    assert!(matches!(env.ports.record.drop_log(FENCE, keep).await.unwrap(), LogStep::Done(_)));
+
+    for accepted in ["application/json", "application/x-ndjson", "text/event-stream"] {
+        let logs = |id: ExecuteId, after: u8| {
+            let get = env.http.get(env.url(&format!("/v1/executions/{id}/logs?after={after}")));
+            get.header("Accept", accepted).send()
+        };
+        let refused = logs(old, 0).await.unwrap();
+        assert_eq!(refused.status(), 410, "{accepted}");
+        assert_eq!(refused.json::<Value>().await.unwrap()["code"], "log_dropped");
+        // Who has read them all misses nothing.
+        assert_eq!(logs(old, 1).await.unwrap().status(), 200, "{accepted}");
+        assert_eq!(logs(silent, 0).await.unwrap().status(), 200, "{accepted}");
+    }
 }
