@@ -263,7 +263,7 @@ async fn settle(worker: &Arc<Worker>, answered: Vec<(Pending, ClaimAnswer)>) -> 
             }
             ClaimAnswer::IdReused => {
                 metrics::claimed("id_reused");
-                let reason = "property message_id: this execute_id is known with another input";
+                let reason = "property message_id: this execute_id is known with another model or input";
                 refuse_later(worker, delivery, "execute_id", reason.to_owned());
             }
             ClaimAnswer::OutsideWindow => {

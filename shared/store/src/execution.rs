@@ -105,7 +105,7 @@ pub enum ClaimAnswer {
     NotNow,
     /// There is no row and the request brought no input: claim again with `recorded = false`.
     Unrecorded,
-    /// The id is known with another input or tenant: reject.
+    /// The id is known with another model, input or tenant: reject.
     IdReused,
     /// The id is new and dated outside the window by the record's clock: reject.
     OutsideWindow,

@@ -130,8 +130,8 @@ async fn make(
 async fn known(database: &Database, batch: &[&ClaimRequest]) -> Result<Vec<Row>, StoreError> {
     let (ids, claims, nodes, leases) = columns!(batch => |claim|
         claim.request.execute_id.as_uuid(), claim.claim_id, claim.node.to_string(), seconds(claim.lease));
-    let (tenants, digests) = columns!(batch => |claim|
-        claim.tenant.as_str(), &claim.input_digest.as_bytes()[..]);
+    let (tenants, models, digests) = columns!(batch => |claim|
+        claim.tenant.as_str(), claim.request.model.as_str(), &claim.input_digest.as_bytes()[..]);
     let (reply_to, correlation_ids) = addresses(batch);
     let (recorded, repeats, dates) = columns!(batch => |claim|
         claim.request.recorded, claim.redelivered || claim.request.recorded, dated_at(claim.request.execute_id));
@@ -163,6 +163,7 @@ async fn known(database: &Database, batch: &[&ClaimRequest]) -> Result<Vec<Row>,
                 &EXPIRED.message,
                 &CANCELLED.class.label(),
                 &CANCELLED.message,
+                &models,
             ],
         )
         .await

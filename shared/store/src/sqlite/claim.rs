@@ -63,7 +63,7 @@ pub(super) fn claim(c: &Connection, now: i64, batch: &[ClaimRequest]) -> Result<
 fn read(c: &Connection, request: &ClaimRequest) -> Result<Option<Known>, Fail> {
     let sql = "select id, tenant, input_digest, state, attempt, cancel_requested, deadline, claim_id, \
          reply_addresses, last_log_id, version, retries, failures, claimed_at, \
-         coalesce(dispatched_at, accepted_at), waiting_since from execution where execute_id = ?1";
+         coalesce(dispatched_at, accepted_at), waiting_since, model from execution where execute_id = ?1";
     find(c, sql, [id_bytes(request.request.execute_id)], |row| {
         let attempt = row.get(4)?;
         Ok(Known {
@@ -73,6 +73,7 @@ fn read(c: &Connection, request: &ClaimRequest) -> Result<Option<Known>, Fail> {
             cancel_requested: row.get(5)?,
             deadline: row.get(6)?,
             is_same: row.get_ref(1)?.as_str().is_ok_and(|tenant| tenant == request.tenant.as_str())
+                && row.get_ref(16)?.as_str().is_ok_and(|model| model == request.request.model.as_str())
                 && digest(row, 2)? == request.input_digest,
             is_same_claim: row.get::<_, Option<[u8; 16]>>(7)? == Some(*request.claim_id.as_bytes()),
             reply_addresses: row.get(8)?,

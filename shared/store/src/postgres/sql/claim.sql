@@ -1,25 +1,26 @@
--- Claims the executions of a chunk of deliveries whose rows are there. One that has run already, in the version of that number that
--- its row names, ends with that.
+-- Claims the executions of a chunk of deliveries whose rows are there. One that has run already, in the version that its row
+-- names, ends with that.
 --
 -- Arrays of equal length, one element per delivery: $1 execute_id, $2 claim_id, $3 node, $4 lease in seconds, $5 tenant,
 -- $6 input_digest, $7 reply_to (null: nobody waits), $8 correlation_id, $9 recorded (the row should exist), $10 is_repeat
 -- (redelivered, or a dispatch of our own: an address that is known is no second one), $11 when its id is dated,
 -- $12 version, $13 result_type, $14 result (null: it has not run).
 -- $15, $16: how far back and ahead an id may be dated, in seconds; $17: how many reply addresses a row remembers;
--- $18, $19, $20, $21: error_class and error of an expired and of a cancelled execution. No id may be twice in it.
+-- $18, $19, $20, $21: error_class and error of an expired and of a cancelled execution. $22 model, one element per delivery
+-- again. No id may be twice in it.
 --
 -- One row per delivery, in order: a verdict, and the execution's row after it (whom to reply to only if it ends with what
 -- it came to). The verdict is null if the row has just gone: ask again.
 with item as (
     select i.*
     from unnest($1::uuid[], $2::uuid[], $3::text[], $4::float8[], $5::text[], $6::bytea[], $7::text[], $8::text[], $9::bool[],
-            $10::bool[], $11::timestamptz[], $12::int[], $13::text[], $14::bytea[]) with ordinality
+            $10::bool[], $11::timestamptz[], $12::int[], $13::text[], $14::bytea[], $22::text[]) with ordinality
         as i (execute_id, claim_id, node, lease, tenant, input_digest, reply_to, correlation_id, recorded, is_repeat, dated_at,
-            version, result_type, result, place)
+            version, result_type, result, model, place)
 ),
 -- Every row that is changed is locked first, in the order of the ids: so no two statements wait for each other.
 held as materialized (
-    select e.execute_id, e.tenant, e.state, e.attempt, e.last_log_id, e.version, e.retries, e.failures, e.claimed_at, e.deadline,
+    select e.execute_id, e.tenant, e.model, e.state, e.attempt, e.last_log_id, e.version, e.retries, e.failures, e.claimed_at, e.deadline,
         e.waiting_since, e.cancel_requested, e.claim_id, e.input_digest, e.reply_to, e.correlation_id, e.reply_claim,
         e.error_class, e.error, e.exit_code, e.signal, e.result_type, e.result
     from execution e where e.execute_id = any($1::uuid[]) order by e.execute_id for no key update
@@ -27,7 +28,7 @@ held as materialized (
 judged as materialized (
     select i.*, clock_timestamp() as at,
         case
-            when h.tenant <> i.tenant or h.input_digest <> i.input_digest then 'id_reused'
+            when h.tenant <> i.tenant or h.model <> i.model or h.input_digest <> i.input_digest then 'id_reused'
             when h.state = 'running' and h.claim_id = i.claim_id then 'claimed_before'
             when h.state = 'queued' and h.cancel_requested then 'cancelled'
             when h.state = 'queued' and h.deadline <= clock_timestamp() then 'expired'

@@ -148,7 +148,7 @@ pub async fn what_has_ended_is_answered_with_its_ending(env: Env) {
     }
 }
 
-pub async fn another_input_under_a_known_id_is_refused(env: Env) {
+pub async fn another_model_or_input_under_a_known_id_is_refused(env: Env) {
     let new = env.recorded().await;
     let input = Payload::new(Payload::JSON, &b"[]"[..]);
     let mut other = direct(&new);
@@ -157,6 +157,9 @@ pub async fn another_input_under_a_known_id_is_refused(env: Env) {
     assert_eq!(env.claim(&other).await, ClaimAnswer::IdReused);
     let stranger = ClaimRequest { tenant: "stranger".parse().unwrap(), ..direct(&new) };
     assert_eq!(env.claim(&stranger).await, ClaimAnswer::IdReused);
+    let mut other = direct(&new);
+    other.request.model = "another".parse().unwrap();
+    assert_eq!(env.claim(&other).await, ClaimAnswer::IdReused);
     assert_eq!(env.row(new.execute_id).await.state, State::Queued);
 }
 

@@ -67,7 +67,7 @@ contract! {
         a_redelivery_and_our_own_dispatch_leave_no_second_address,
         the_reply_addresses_of_one_execution_are_bounded,
         what_has_ended_is_answered_with_its_ending,
-        another_input_under_a_known_id_is_refused,
+        another_model_or_input_under_a_known_id_is_refused,
         an_id_outside_the_window_is_refused,
         a_passed_deadline_ends_it_at_the_claim,
         a_claim_of_an_unknown_version_makes_a_row_without_one,
