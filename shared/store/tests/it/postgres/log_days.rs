@@ -1,5 +1,6 @@
 //! The log by days: how a partition is rewritten while others read and write.
 
+use std::future::Future;
 use std::time::Duration;
 
 use domain::ExecuteId;
@@ -47,6 +48,21 @@ async fn ended(env: &Env) -> [ExecuteId; 2] {
     [one.execute_id, two.execute_id]
 }
 
+/// Runs `work`, which must not end before `until` has; `then` is done while it goes on.
+async fn meanwhile<T>(
+    work: impl Future<Output = T>,
+    until: impl Future<Output = ()>,
+    then: impl Future<Output = ()>,
+) -> T {
+    tokio::pin!(work);
+    tokio::select! {
+        biased;
+        _ = &mut work => panic!("it did not wait"),
+        () = until => {}
+    }
+    futures::join!(work, then).0
+}
+
 /// Waits until somebody seals `partition` and has come as far as the swap, which waits for its turn.
 async fn wait_for_swap(client: &Client, partition: &str) {
     let sql = format!(
@@ -58,6 +74,10 @@ async fn wait_for_swap(client: &Client, partition: &str) {
         client.query_one(&sql, &[]).await.unwrap().get::<_, i64>(0) > 0
     })
     .await;
+}
+
+async fn commit(client: &Client) {
+    client.batch_execute("commit").await.unwrap();
 }
 
 /// The tables that are left over.
@@ -100,7 +120,7 @@ async fn readers_are_let_in_and_writers_kept_out_and_the_swap_is_tried_until_the
     let name = partition(one);
     // A reader that stays.
     reader.batch_execute("begin; select from log limit 1").await.unwrap();
-    let (sealed, ()) = futures::join!(seal(&env), async {
+    let waits = async {
         wait_for_swap(&client, &name).await;
         assert_eq!(env.log(one).await.len(), 20);
         client.batch_execute("set lock_timeout = '50ms'").await.unwrap();
@@ -113,8 +133,8 @@ async fn readers_are_let_in_and_writers_kept_out_and_the_swap_is_tried_until_the
         let (today, claim) = env.running().await;
         env.log_and_end(&today, &claim, &["meanwhile"]).await;
         wait_for_swap(&client, &name).await;
-        reader.batch_execute("commit").await.unwrap();
-    });
+    };
+    let sealed = meanwhile(seal(&env), waits, commit(&reader)).await;
     assert!(matches!(sealed, LogStep::Done(_)), "{sealed:?}");
     assert_eq!(env.log(one).await.len(), 20);
 }
@@ -125,14 +145,14 @@ async fn who_dies_half_way_leaves_nothing_and_the_next_one_does_it() {
     let [one, _] = ended(&env).await;
     let name = partition(one);
     reader.batch_execute("begin; select from log limit 1").await.unwrap();
-    let (sealed, ()) = futures::join!(env.record.seal_log(FENCE), async {
-        wait_for_swap(&client, &name).await;
+    let dies = async {
         let sql = format!(
             "select pg_terminate_backend(pid) from pg_locks
              where relation = '{name}'::regclass and mode = 'ShareLock' and granted"
         );
         client.query(&sql, &[]).await.unwrap();
-    });
+    };
+    let sealed = meanwhile(env.record.seal_log(FENCE), wait_for_swap(&client, &name), dies).await;
     assert_ne!(sealed.unwrap_err().recovery(), store::Recovery::Permanent);
     reader.batch_execute("commit").await.unwrap();
     assert_eq!(left_over(&client).await, 0);
@@ -147,15 +167,15 @@ async fn whose_fence_is_overtaken_half_way_swaps_nothing() {
     let [one, _] = ended(&env).await;
     let name = partition(one);
     reader.batch_execute("begin; select from log limit 1").await.unwrap();
-    let (sealed, ()) = futures::join!(seal(&env), async {
-        wait_for_swap(&client, &name).await;
+    let is_overtaken = async {
         // It holds its fence while it tries, and no longer.
         eventually("the next leader takes its fence", LIMIT, async || {
             env.record.take_upkeep_fence(FENCE + 1).await.unwrap_or(false)
         })
         .await;
-        reader.batch_execute("commit").await.unwrap();
-    });
+        commit(&reader).await;
+    };
+    let sealed = meanwhile(seal(&env), wait_for_swap(&client, &name), is_overtaken).await;
     assert_eq!(sealed, LogStep::Stale);
     assert_eq!(left_over(&client).await, 0);
     let sql = "select count(*) from log_day";
@@ -211,7 +231,7 @@ async fn the_drop_of_a_day_waits_for_the_log_only_a_little_at_a_time() {
     let [one, _] = ended(&env).await;
     reader.batch_execute("begin; select from log limit 1").await.unwrap();
     let keep = store::LogRetention { age_max: Some(Duration::from_secs(86_400)), bytes_max: None };
-    let (dropped, ()) = futures::join!(env.record.drop_log(FENCE, keep), async {
+    let waits = async {
         let sql = "select count(*) from pg_locks
             where relation = 'log'::regclass and mode = 'AccessExclusiveLock' and not granted";
         eventually("the drop waits for the log", LIMIT, async || {
@@ -220,8 +240,8 @@ async fn the_drop_of_a_day_waits_for_the_log_only_a_little_at_a_time() {
         .await;
         let (today, claim) = env.running().await;
         env.log_and_end(&today, &claim, &["meanwhile"]).await;
-        reader.batch_execute("commit").await.unwrap();
-    });
+    };
+    let dropped = meanwhile(env.record.drop_log(FENCE, keep), waits, commit(&reader)).await;
     assert!(matches!(dropped, Ok(LogStep::Done(_))), "{dropped:?}");
     assert!(env.record.is_log_dropped(one).await.unwrap());
     // It is not made again.
