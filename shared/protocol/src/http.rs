@@ -1,13 +1,22 @@
 //! The bodies of the HTTP API under `/v1`. Times are RFC 3339; an absent value is left out.
 
+mod models;
+mod nodes;
+
 use std::collections::BTreeMap;
 
-use domain::{AliasName, Attributes, ErrorClass, ExecuteId, ModelName, NodeName, State, VersionNumber};
+use domain::{Attributes, ErrorClass, ExecuteId, ModelName, State, VersionNumber};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::{BundleState, DrainMode, NodeInfo, NodeSettings, NodeState};
+pub use self::models::{
+    Alias, AliasList, Model, ModelList, MoveAlias, MovedAlias, NodeReadiness, Readiness, ReadyState, Version,
+    VersionReadiness,
+};
+pub use self::nodes::{
+    DrainNode, Node, NodeBundle, NodeDetail, NodeHistory, NodeList, RunningExecution, SetNode,
+};
 
 /// Header of an answer about an execution: its id.
 pub const EXECUTE_ID: &str = "gantry-execute-id";
@@ -196,270 +205,6 @@ pub struct FoundPage {
     /// Pass as `cursor=` to go on; absent if all was looked at.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next: Option<String>,
-}
-
-/// A version of a model.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct Version {
-    /// The model.
-    #[schema(value_type = String)]
-    pub model: ModelName,
-    /// Its number, counted from 1.
-    #[schema(value_type = i32)]
-    pub version: VersionNumber,
-    /// SHA-256 of the bundle.
-    pub digest: String,
-    /// The bundle's size, packed.
-    pub bytes: u64,
-    /// The aliases that point at it.
-    pub aliases: Vec<String>,
-    /// Its manifest.
-    #[schema(value_type = Object)]
-    pub manifest: domain::Manifest,
-    /// When it was pushed.
-    #[schema(value_type = String, format = DateTime)]
-    pub created_at: Timestamp,
-}
-
-/// A hosted model.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct Model {
-    /// Its name.
-    #[schema(value_type = String)]
-    pub model: ModelName,
-    /// Its versions, the youngest first.
-    pub versions: Vec<Version>,
-}
-
-/// All hosted models.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct ModelList {
-    /// By name.
-    pub models: Vec<Model>,
-}
-
-/// An alias and what it points at.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct Alias {
-    /// Its name.
-    #[schema(value_type = String)]
-    pub alias: AliasName,
-    /// The version.
-    #[schema(value_type = i32)]
-    pub version: VersionNumber,
-}
-
-/// The aliases of a model.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct AliasList {
-    /// The model.
-    #[schema(value_type = String)]
-    pub model: ModelName,
-    /// By name.
-    pub aliases: Vec<Alias>,
-}
-
-/// Where an alias is to point.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct MoveAlias {
-    /// The version.
-    #[schema(value_type = i32)]
-    pub version: VersionNumber,
-    /// Move it however few nodes are ready.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub force: bool,
-    /// Only if it points at this version now; 0: only if there is no such alias yet.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub expected: Option<u32>,
-}
-
-/// An alias that points where it was asked to.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct MovedAlias {
-    /// Its name.
-    #[schema(value_type = String)]
-    pub alias: AliasName,
-    /// The version.
-    #[schema(value_type = i32)]
-    pub version: VersionNumber,
-    /// What it pointed at before; absent if it is new.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<i32>)]
-    pub was: Option<VersionNumber>,
-}
-
-/// Which nodes have the bundles of a model.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct Readiness {
-    /// The model.
-    #[schema(value_type = String)]
-    pub model: ModelName,
-    /// How many percent of the nodes must be ready before an alias moves.
-    pub ready_percent_min: u32,
-    /// The versions asked for, the youngest first.
-    pub versions: Vec<VersionReadiness>,
-}
-
-/// Which nodes have the bundle of a version.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct VersionReadiness {
-    /// Its number.
-    #[schema(value_type = i32)]
-    pub version: VersionNumber,
-    /// SHA-256 of the bundle.
-    pub digest: String,
-    /// The bundle's size, packed.
-    pub bytes: u64,
-    /// The aliases that point at it.
-    pub aliases: Vec<String>,
-    /// How many of `nodes` are ready.
-    pub nodes_ready: u32,
-    /// Are they enough for an alias to move to it?
-    pub is_ready: bool,
-    /// The nodes that are there, take work and serve the model's queue, by name.
-    pub nodes: Vec<NodeReadiness>,
-}
-
-/// What a node has of a bundle.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct NodeReadiness {
-    /// The node.
-    #[schema(value_type = String)]
-    pub node: NodeName,
-    /// What it says.
-    pub state: ReadyState,
-    /// How many bytes of the bundle are there.
-    pub bytes: u64,
-    /// `fetching`: of how many; absent while it is not known.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub bytes_total: Option<u64>,
-    /// `failed`: why.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub message: Option<String>,
-}
-
-/// What a node says of a bundle.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum ReadyState {
-    /// Nothing: it has not begun to fetch it.
-    Missing,
-    /// It is on its way.
-    Fetching,
-    /// It is there, checked and unpacked.
-    Ready,
-    /// The last try failed; there will be another.
-    Failed,
-}
-
-/// A node as the cluster sees it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct Node {
-    /// What it says (or said last) of itself.
-    #[serde(flatten)]
-    #[schema(value_type = Object)]
-    pub info: NodeInfo,
-    /// What it is doing.
-    pub state: NodeState,
-    /// How many executions it runs now.
-    pub running: u32,
-    /// When it was last known to be there.
-    #[schema(value_type = String, format = DateTime)]
-    pub last_seen: Timestamp,
-    /// What an operator asked of it.
-    #[schema(value_type = Object)]
-    pub settings: NodeSettings,
-}
-
-/// The nodes that are there, and those that went or were lost in the last 24 hours.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct NodeList {
-    /// By name.
-    pub nodes: Vec<Node>,
-    /// The gateway sees the cluster as it is; otherwise as it was when the coordination was last there.
-    pub is_current: bool,
-}
-
-/// A node with all that is known of it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct NodeDetail {
-    /// The node.
-    #[serde(flatten)]
-    pub node: Node,
-    /// What it runs, the oldest first.
-    pub executions: Vec<RunningExecution>,
-    /// What became of it, the youngest first.
-    pub history: Vec<NodeHistory>,
-    /// What it has of which bundle.
-    #[schema(value_type = Vec<Object>)]
-    pub bundles: Vec<NodeBundle>,
-}
-
-/// An execution that a node runs.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct RunningExecution {
-    /// Its id.
-    #[schema(value_type = String, format = Uuid)]
-    pub execute_id: ExecuteId,
-    /// What it runs.
-    #[schema(value_type = String)]
-    pub model: ModelName,
-    /// Which attempt.
-    pub attempt: i32,
-    /// Since when.
-    #[schema(value_type = String, format = DateTime)]
-    pub since: Timestamp,
-}
-
-/// Something that happened to a node.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct NodeHistory {
-    /// `joined`, `draining`, `back` (takes work again, or was lost and is there again), `resized`, `left`, `lost`.
-    pub event: String,
-    /// When it was noted.
-    #[schema(value_type = String, format = DateTime)]
-    pub at: Timestamp,
-    /// Which life of the node.
-    pub boot: String,
-    /// How many slots it had then.
-    pub slots: u32,
-}
-
-/// What a node has of a bundle.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct NodeBundle {
-    /// SHA-256 of the bundle.
-    pub digest: String,
-    /// What is there.
-    #[serde(flatten)]
-    pub state: BundleState,
-}
-
-/// The body of `PUT /v1/nodes/{node}/settings`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct SetNode {
-    /// How many executions it runs at once at most, 1 to 10000; `null`: as configured.
-    pub slots: Option<u16>,
-}
-
-/// The body of `POST /v1/nodes/{node}/drain`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct DrainNode {
-    /// What becomes of what runs: `finish`, `requeue` (SIGTERM, grace, and again elsewhere) or `kill`.
-    #[schema(value_type = String)]
-    pub mode: DrainMode,
-    /// `finish`: after so many seconds what still runs is given back; absent: it may take as long as it takes.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub deadline_seconds: Option<u32>,
-}
-
-impl Default for DrainNode {
-    fn default() -> Self {
-        Self { mode: DrainMode::Finish, deadline_seconds: None }
-    }
 }
 
 /// Why an execution is where it is.
