@@ -35,11 +35,15 @@ pub(super) struct Settings {
     pub(super) names: Names,
 }
 
+/// The most bytes of a frame. The driver has two buffers of 32 frames for each connection, and touches all of them.
+const FRAME_MAX: u32 = 32 << 10;
+
 impl Settings {
     /// The URI with our limits where it states none.
     pub(super) fn parse_uri(url: &str) -> Result<AMQPUri, String> {
         let mut uri: AMQPUri = url.parse()?;
         uri.query.heartbeat.get_or_insert(HEARTBEAT_S);
+        uri.query.frame_max.get_or_insert(FRAME_MAX);
         Ok(uri)
     }
 }
