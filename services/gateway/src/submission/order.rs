@@ -49,7 +49,8 @@ enum Publication {
 }
 
 impl Order {
-    pub(super) fn new(gateway: &Gateway, execute_id: ExecuteId, submission: Submission) -> Self {
+    /// Boxed: a future that it is moved into keeps room for it to its end, and callers are many who wait for long.
+    pub(super) fn new(gateway: &Gateway, execute_id: ExecuteId, submission: Submission) -> Box<Self> {
         let reply_address = (!submission.wait.is_zero()).then(|| ReplyAddress {
             reply_to: gateway.ports.broker.reply_queue().to_owned(),
             correlation_id: execute_id.to_string(),
@@ -80,7 +81,7 @@ impl Order {
             attributes: request.attributes.clone(),
             idempotency_key: submission.idempotency_key,
         };
-        Self { request, new, room: submission.room, published_us: Arc::default() }
+        Box::new(Self { request, new, room: submission.room, published_us: Arc::default() })
     }
 
     /// Whoever holds a connection open until the answer, and could not find the execution again without it, is promised
@@ -95,7 +96,7 @@ impl Order {
     }
 
     /// Records and, if the row is new, publishes, in a task of its own. Returns once the row is written.
-    pub(super) async fn record_first(self, gateway: &Gateway) -> Result<Acceptance, Refusal> {
+    pub(super) async fn record_first(self: Box<Self>, gateway: &Gateway) -> Result<Acceptance, Refusal> {
         let execute_id = self.new.execute_id;
         let (accepted, acceptance) = oneshot::channel();
         let worker = gateway.clone();
@@ -106,7 +107,7 @@ impl Order {
             drop(accepted.send(acceptance));
             if is_new {
                 metrics::accepted();
-                publish(&worker, self.request, &self.published_us).await;
+                publish(&worker, &self.request, &self.published_us).await;
             }
             drop(self.room);
         });
@@ -122,7 +123,7 @@ impl Order {
     ///
     /// Whoever drops the future leaves an execution that is published and recorded all the same.
     pub(super) async fn publish_first(
-        mut self,
+        mut self: Box<Self>,
         gateway: &Gateway,
         waiting: &mut Waiting,
         give_up: Instant,
@@ -155,12 +156,12 @@ impl Order {
     }
 
     async fn publish_and_record(
-        self,
+        self: Box<Self>,
         gateway: Gateway,
         mut is_answered: oneshot::Receiver<()>,
         accepted: oneshot::Sender<Result<Acceptance, (StoreError, Publication)>>,
     ) {
-        let publication = publish(&gateway, self.request, &self.published_us).await;
+        let publication = publish(&gateway, &self.request, &self.published_us).await;
         // Once the caller has gone, or its wait has ended, nobody will say that it is answered.
         let mut is_awaited = true;
         let mut pause = if publication == Publication::Confirmed { RECORD_AFTER } else { Duration::ZERO };
@@ -200,7 +201,7 @@ fn broken_off() -> Refusal {
     Refusal::new(ProblemCode::Internal, "the submission was broken off; nothing is known of it")
 }
 
-async fn publish(gateway: &Gateway, request: Request, published_us: &AtomicU64) -> Publication {
+async fn publish(gateway: &Gateway, request: &Request, published_us: &AtomicU64) -> Publication {
     let (execute_id, begin) = (request.execute_id, Instant::now());
     gateway.dispatched.publishing(execute_id);
     match gateway.ports.broker.publish(&request.queue, request.to_message()).await {

@@ -34,7 +34,7 @@ const WATCHDOG: Duration = Duration::from_secs(10);
 
 /// The publishing side of a process, for any number of callers.
 pub(super) struct Publisher {
-    orders: mpsc::Sender<Order>,
+    orders: mpsc::Sender<Box<Order>>,
     replies: mpsc::Sender<Outgoing>,
     unknown: Arc<AtomicUsize>,
     link: watch::Receiver<Link>,
@@ -73,17 +73,26 @@ impl Publisher {
     }
 
     /// Publishes and waits for the confirm, at most [`CONFIRM_TIMEOUT`].
-    pub(super) async fn publish(
+    pub(super) fn publish(
         &self,
         exchange: &str,
         routing_key: &str,
         (properties, body): (BasicProperties, Bytes),
+    ) -> impl Future<Output = Result<(), PublishError>> {
+        let (answer, confirmed) = oneshot::channel();
+        let (exchange, routing_key) = (exchange.into(), routing_key.into());
+        let order = Box::new(Order { exchange, routing_key, properties, body, answer });
+        // Apart from what is above, so that thousands of callers who wait do not keep room for a message each.
+        self.confirmed(order, confirmed)
+    }
+
+    async fn confirmed(
+        &self,
+        order: Box<Order>,
+        confirmed: oneshot::Receiver<Result<(), PublishError>>,
     ) -> Result<(), PublishError> {
         self.check()?;
         let deadline = Instant::now() + CONFIRM_TIMEOUT;
-        let (answer, confirmed) = oneshot::channel();
-        let (exchange, routing_key) = (exchange.into(), routing_key.into());
-        let order = Order { exchange, routing_key, properties, body, answer };
         match timeout_at(deadline, self.orders.send(order)).await {
             Ok(Ok(())) => {}
             Ok(Err(_)) => return Err(PublishError::Away("closed")),
@@ -193,7 +202,7 @@ impl PublishService {
 
 /// The one task that publishes with confirms.
 struct OrderTask {
-    orders: mpsc::Receiver<Order>,
+    orders: mpsc::Receiver<Box<Order>>,
     link: watch::Receiver<Link>,
 }
 
@@ -256,8 +265,8 @@ impl OrderTask {
 /// Publishes at the first poll, then waits for the confirm. Says whether the channel is alive.
 ///
 /// It is never dropped before it ends, except with its channel: the driver would keep an abandoned confirm for ever.
-async fn publish(channel: &Channel, order: Order) -> bool {
-    let Order { exchange, routing_key, properties, body, answer } = order;
+async fn publish(channel: &Channel, order: Box<Order>) -> bool {
+    let Order { exchange, routing_key, properties, body, answer } = *order;
     let options = BasicPublishOptions::default();
     let sent = channel.basic_publish(exchange, routing_key, options, &body, properties).await;
     let confirmation = match sent {
