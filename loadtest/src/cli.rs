@@ -28,6 +28,7 @@ use crate::waiters::Waiters;
 #[command(after_help = "\
   eval \"$(compose/local env)\"                      # the servers of `make up`; without it: a `gantry dev`
   loadtest http --model echo --concurrency 64 --duration 10
+  loadtest http --http2 --model echo --concurrency 256 --duration 10
   loadtest http --model counter --ramp 100..3000 --duration 60 --lines 20 --html report.html
   loadtest amqp --model echo --rate 200 --duration 30 --json amqp.json --slo 'p99<50ms'
   loadtest run loadtest/scenarios/mix.toml
@@ -81,6 +82,9 @@ pub struct Calls {
     /// The model's queue, for `amqp`
     #[arg(long, default_value = "default")]
     pub queue: QueueName,
+    /// Speak HTTP/2, 100 calls at once on each connection, for `http`
+    #[arg(long)]
+    pub http2: bool,
     /// Submit without waiting, then ask for the end, for `http`
     #[arg(long = "async", conflicts_with = "sse")]
     pub is_async: bool,

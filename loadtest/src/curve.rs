@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::call::{Kind, Mode};
 use crate::ceiling;
 use crate::cli::{Output, Servers};
+use crate::http::Version;
 use crate::load::{Load, Pattern};
 use crate::report::{Report, Run};
 use crate::run::{one, shape};
@@ -23,6 +24,9 @@ pub struct MeasureCurve {
     /// Publish straight to RabbitMQ instead of calling over HTTP
     #[arg(long)]
     pub amqp: bool,
+    /// Speak HTTP/2, 100 calls at once on each connection
+    #[arg(long, conflicts_with = "amqp")]
+    pub http2: bool,
     /// Calls per second taken as capacity [default: measured]
     #[arg(long, value_parser = crate::cli::rate)]
     pub capacity: Option<f64>,
@@ -137,7 +141,8 @@ fn scenario(args: &MeasureCurve, mode: Mode, pattern: Pattern, name: String) -> 
         grace: Duration::from_secs(60),
         retries: false,
     };
-    Ok(Scenario { name, load, kinds: vec![kind], slos: Vec::new() })
+    let version = Version::of(args.http2);
+    Ok(Scenario { name, version, load, kinds: vec![kind], slos: Vec::new() })
 }
 
 impl Point {

@@ -15,7 +15,7 @@ use serde_json::json;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use crate::http::Gateways;
+use crate::http::{Gateways, Version};
 
 /// Longer latencies are not told from each other.
 const LATENCY_US_MAX: u64 = 600_000_000;
@@ -92,7 +92,7 @@ impl Seen {
 /// # Errors
 /// An execution is not accepted, or a log cannot be followed.
 pub async fn run(args: Follow) -> anyhow::Result<bool> {
-    let gateways = std::sync::Arc::new(Gateways::new(&args.url)?);
+    let gateways = std::sync::Arc::new(Gateways::new(&args.url, Version::Http1)?);
     gateways.check_model(&args.model).await?;
     let input = Bytes::from(args.input.clone());
     let mut reading = JoinSet::new();

@@ -46,12 +46,12 @@ impl Caller {
     ///
     /// # Errors
     /// A server or a model is not there.
-    pub async fn connect(servers: &Servers, kinds: &[Kind]) -> anyhow::Result<Self> {
-        let gateways = Gateways::new(&servers.url)?;
-        for kind in kinds {
+    pub async fn connect(servers: &Servers, scenario: &Scenario) -> anyhow::Result<Self> {
+        let gateways = Gateways::new(&servers.url, scenario.version)?;
+        for kind in &scenario.kinds {
             gateways.check_model(&kind.model).await?;
         }
-        let is_direct = kinds.iter().any(|kind| kind.mode == Mode::Amqp);
+        let is_direct = scenario.kinds.iter().any(|kind| kind.mode == Mode::Amqp);
         let producer = if is_direct { Some(Producer::connect(servers).await?) } else { None };
         let run = ExecuteId::new(Timestamp::now().as_millisecond().try_into()?).to_string();
         Ok(Self { gateways, producer, run })

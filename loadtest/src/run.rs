@@ -10,6 +10,7 @@ use crate::accounting::Accountant;
 use crate::call::{Kind, Mode};
 use crate::ceiling::{self, Ceiling, Shape};
 use crate::cli::{Calls, MeasureCeiling, Output, RunScenario, Servers};
+use crate::http::Version;
 use crate::load::Pattern;
 use crate::offer::{Caller, Offered, offer};
 use crate::report::{Report, Run, write};
@@ -29,6 +30,7 @@ pub async fn calls(args: Calls, mode: Mode) -> anyhow::Result<bool> {
         }
         Some((text, None)) => Some(Bytes::from(text.to_owned())),
     };
+    let version = Version::of(args.http2);
     let kind = Kind {
         name: format!("{} {}", args.model, mode.label()),
         model: args.model,
@@ -40,7 +42,7 @@ pub async fn calls(args: Calls, mode: Mode) -> anyhow::Result<bool> {
         lines: args.lines,
     };
     let (load, slos) = (args.pace.load(), args.output.slo.clone());
-    let scenario = Scenario { name: kind.name.clone(), load, kinds: vec![kind], slos };
+    let scenario = Scenario { name: kind.name.clone(), version, load, kinds: vec![kind], slos };
     offer_and_report(&scenario, &args.servers, &args.output).await
 }
 
@@ -92,7 +94,7 @@ impl Run {
 /// # Errors
 /// A server or a model is not there.
 pub async fn one(scenario: &Scenario, servers: &Servers) -> anyhow::Result<Run> {
-    let caller = Arc::new(Caller::connect(servers, &scenario.kinds).await?);
+    let caller = Arc::new(Caller::connect(servers, scenario).await?);
     let accountant = Accountant::new(servers, &servers.url).await;
     println!("{}: {}", scenario.name, scenario.load.describe());
     let Offered { mut tallies, series, accounting } = offer(scenario, &caller, accountant).await?;

@@ -10,6 +10,7 @@ use domain::{ModelName, QueueName};
 use serde::{Deserialize, Deserializer};
 
 use crate::call::{Kind, Mode};
+use crate::http::Version;
 use crate::load::{Load, Pattern};
 use crate::slo::Slo;
 
@@ -22,6 +23,8 @@ const BATCH_MAX: u32 = 1_000;
 pub struct Scenario {
     /// What the report calls it.
     pub name: String,
+    /// What is spoken to the gateways.
+    pub version: Version,
     /// How often and for how long.
     pub load: Load,
     /// The kinds of calls; at least one.
@@ -36,6 +39,8 @@ struct File {
     name: String,
     #[serde(default)]
     slo: Vec<Parsed<Slo>>,
+    #[serde(default)]
+    http2: bool,
     load: FileLoad,
     #[serde(rename = "call")]
     calls: Vec<FileCall>,
@@ -105,7 +110,8 @@ impl Scenario {
         }
         let kinds = file.calls.into_iter().map(|call| call.into_kind(beside)).collect::<Result<_, _>>()?;
         let slos = file.slo.into_iter().map(|Parsed(slo)| slo).collect();
-        Ok(Self { name: file.name, load: file.load.into_load()?, kinds, slos })
+        let version = Version::of(file.http2);
+        Ok(Self { name: file.name, version, load: file.load.into_load()?, kinds, slos })
     }
 
     /// The order in which the kinds take turns: each as often as its weight says, spread evenly.
@@ -208,6 +214,7 @@ mod tests {
     const GOOD: &str = r#"
 name = "mix"
 slo = ["p99<50ms", "throughput>100"]
+http2 = true
 
 [load]
 rate = 200
@@ -235,7 +242,7 @@ input = '{"a": 1}'
         let scenario = Scenario::parse(GOOD, Path::new(".")).unwrap();
         assert_eq!(scenario.load.pattern, Pattern::Rate(200.0));
         assert_eq!(scenario.load.grace, Duration::from_secs(60));
-        assert_eq!(scenario.slos.len(), 2);
+        assert_eq!((scenario.slos.len(), scenario.version), (2, Version::Http2));
         let [sync, direct] = &scenario.kinds[..] else { panic!("{scenario:?}") };
         assert_eq!((sync.name.as_str(), sync.mode, sync.weight, sync.batch), ("echo sync", Mode::Sync, 3, 1));
         assert_eq!((direct.name.as_str(), direct.mode, direct.batch), ("direct", Mode::Amqp, 10));
@@ -246,11 +253,11 @@ input = '{"a": 1}'
     #[test]
     fn what_is_wrong_is_named_with_its_line() {
         for (from, to, line, word) in [
-            ("weight = 3", "wieght = 3", 12, "wieght"),
-            ("mode = \"amqp\"", "mode = \"smtp\"", 17, "smtp"),
+            ("weight = 3", "wieght = 3", 13, "wieght"),
+            ("mode = \"amqp\"", "mode = \"smtp\"", 18, "smtp"),
             ("p99<50ms", "p99<fast", 3, "fast"),
-            ("model = \"echo\"", "model = \"No Model\"", 10, "model"),
-            ("duration_s = 5", "duration_s = 'long'", 7, "expected f64"),
+            ("model = \"echo\"", "model = \"No Model\"", 11, "model"),
+            ("duration_s = 5", "duration_s = 'long'", 8, "expected f64"),
         ] {
             let said = error(&GOOD.replacen(from, to, 1));
             assert!(said.contains(&format!("line {line},")) && said.contains(word), "{from} → {to}: {said}");

@@ -2,9 +2,11 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use bytes::Bytes;
 use clap::Args;
 use domain::ModelName;
 use hyper::Uri;
@@ -15,7 +17,8 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
 use crate::accounting;
-use crate::http::Gateways;
+use crate::call::{Call, Mode};
+use crate::http::{Gateways, Version};
 
 /// Connections made at once: more than a gateway's backlog holds would only be made again.
 const AT_ONCE: usize = 100;
@@ -38,6 +41,9 @@ pub struct Waiters {
     /// Bytes of each input
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(2..=65_536))]
     payload: u32,
+    /// Speak HTTP/2: 100 of them share a connection
+    #[arg(long)]
+    http2: bool,
     /// The gateway, on this machine
     #[arg(long, env = "GANTRY_URL", default_value = "http://127.0.0.1:7070")]
     url: String,
@@ -55,29 +61,16 @@ pub async fn run(args: Waiters) -> anyhow::Result<bool> {
     let port = uri.port_u16().context("the URL names no port")?;
     let pid =
         accounting::listener(port).with_context(|| format!("nobody on this machine listens at {port}"))?;
-    let server = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-    let request = request(&args);
     // Its connection is made before the others take theirs.
-    let gateways = Gateways::new(std::slice::from_ref(&args.url))?;
+    let gateways = Arc::new(Gateways::new(std::slice::from_ref(&args.url), Version::of(args.http2))?);
     gateways.check_model(&args.model).await?;
     let before = resident(pid)?;
     let began = Instant::now();
-    let callers = usize::try_from(args.callers)?;
-    let mut open = Vec::with_capacity(callers);
-    let mut connecting = JoinSet::new();
-    for caller in 0..callers {
-        while connecting.len() >= AT_ONCE {
-            open.extend(connecting.join_next().await.transpose()?.transpose()?);
-        }
-        connecting.spawn(call(server, caller / EACH_ADDRESS, request.clone()));
-    }
-    while let Some(connected) = connecting.join_next().await {
-        open.push(connected??);
-    }
+    let mut held = if args.http2 { streams(&args, &gateways)? } else { connections(&args, port).await? };
     all_wait(&gateways, args.callers).await?;
     let connected_s = began.elapsed().as_secs_f64();
     let after = resident(pid)?;
-    let answered = open.iter().filter(|stream| is_answered(stream)).count();
+    let answered = held.answered();
     if answered > 0 {
         bail!(
             "{answered} callers were answered at once: the gateway's waiters_max or connections_max is lower, or the model ran"
@@ -91,7 +84,7 @@ pub async fn run(args: Waiters) -> anyhow::Result<bool> {
     println!("  resident memory  {:.1} MiB before, {:.1} MiB now", mib(before), mib(after));
     println!("  each caller      {each:.0} bytes");
     if let Some(file) = &args.json {
-        let figures = json!({ "callers": args.callers, "payload": args.payload, "resident_before": before,
+        let figures = json!({ "callers": args.callers, "payload": args.payload, "http2": args.http2, "resident_before": before,
             "resident_after": after, "bytes_each": each, "connected_s": connected_s });
         std::fs::write(file, format!("{figures:#}\n"))
             .with_context(|| format!("write {}", file.display()))?;
@@ -99,8 +92,62 @@ pub async fn run(args: Waiters) -> anyhow::Result<bool> {
     Ok(true)
 }
 
+/// The calls that are held.
+#[derive(Default)]
+struct Held {
+    connections: Vec<TcpStream>,
+    streams: JoinSet<()>,
+}
+
+impl Held {
+    /// How many of them have an answer.
+    fn answered(&mut self) -> usize {
+        let connections =
+            self.connections.iter().filter(|stream| stream.try_read(&mut [0; 1]).is_ok()).count();
+        connections + std::iter::from_fn(|| self.streams.try_join_next()).count()
+    }
+}
+
+/// Makes the calls, each on a connection of its own.
+async fn connections(args: &Waiters, port: u16) -> anyhow::Result<Held> {
+    let server = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    let request = request(args);
+    let mut held = Held::default();
+    let mut connecting = JoinSet::new();
+    for caller in 0..usize::try_from(args.callers)? {
+        while connecting.len() >= AT_ONCE {
+            held.connections.extend(connecting.join_next().await.transpose()?.transpose()?);
+        }
+        connecting.spawn(call(server, caller / EACH_ADDRESS, request.clone()));
+    }
+    while let Some(connected) = connecting.join_next().await {
+        held.connections.push(connected??);
+    }
+    Ok(held)
+}
+
+/// Makes the calls on connections that they share.
+fn streams(args: &Waiters, gateways: &Arc<Gateways>) -> anyhow::Result<Held> {
+    let mut held = Held::default();
+    let input = Bytes::from(input(args));
+    for number in 0..args.callers.into() {
+        let until = std::time::Instant::now() + Duration::from_secs(WAIT_S.into());
+        let call = Call { number, input: input.clone(), is_echo: false, until, retries: false };
+        let (gateways, model) = (Arc::clone(gateways), args.model.clone());
+        held.streams.spawn(async move {
+            // One that ends while it should wait is counted.
+            drop(gateways.call(&model, Mode::Sync, "waiters", call).await);
+        });
+    }
+    Ok(held)
+}
+
+fn input(args: &Waiters) -> String {
+    format!("\"{}\"", "x".repeat(args.payload as usize - 2))
+}
+
 fn request(args: &Waiters) -> String {
-    let input = format!("\"{}\"", "x".repeat(args.payload as usize - 2));
+    let input = input(args);
     format!(
         "POST /v1/models/{}/executions HTTP/1.1\r\nhost: gantry\r\ncontent-type: application/json\r\n\
          prefer: wait={WAIT_S}\r\ncontent-length: {}\r\n\r\n{input}",
@@ -117,10 +164,6 @@ async fn call(server: SocketAddr, address: usize, request: String) -> anyhow::Re
     let mut stream = socket.connect(server).await.context("connect")?;
     stream.write_all(request.as_bytes()).await.context("send")?;
     Ok(stream)
-}
-
-fn is_answered(stream: &TcpStream) -> bool {
-    stream.try_read(&mut [0; 1]).is_ok()
 }
 
 /// Waits until the gateway says that all callers wait.

@@ -12,7 +12,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
 use super::Shape;
-use crate::http::Gateways;
+use crate::http::{Gateways, Version};
 use crate::pace::{Pace, measure};
 
 /// Requests to a server of this process by the client that also calls the gateway, each with its body back.
@@ -21,7 +21,7 @@ pub async fn echoes(shape: Shape) -> anyhow::Result<Pace> {
     let url = format!("http://{}", listener.local_addr()?);
     let mut server = JoinSet::new();
     server.spawn(serve(listener));
-    let gateways = Gateways::new(&[url])?;
+    let gateways = Gateways::new(&[url], Version::Http1)?;
     let input = Bytes::from(vec![b'x'; shape.payload]);
     let pace = measure(shape.concurrency, shape.time, async |_| {
         let answer = gateways.echo(input.clone()).await?;

@@ -1,4 +1,4 @@
-//! HTTP/1 to the gateways, on connections that are kept.
+//! HTTP to the gateways, on connections that are kept.
 
 mod calls;
 
@@ -11,10 +11,10 @@ use bytes::Bytes;
 use domain::{ExecuteId, ModelName};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
-use hyper::client::conn::http1::{SendRequest, handshake};
+use hyper::client::conn::{http1, http2};
 use hyper::header::{HOST, HeaderMap};
-use hyper::{Method, Request, StatusCode, Uri};
-use hyper_util::rt::TokioIo;
+use hyper::{Method, Request, Response, StatusCode, Uri};
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use protocol::http::{Execution, Handle, LogPage, LogRow, ModelList};
 use serde::de::DeserializeOwned;
 use tokio::net::TcpStream;
@@ -25,9 +25,28 @@ use tokio_util::task::TaskTracker;
 const SLACK: Duration = Duration::from_secs(10);
 /// How long a connection may take to be made.
 const CONNECT: Duration = Duration::from_secs(5);
+/// Calls at once on one connection of HTTP/2: as many as every server should allow (RFC 9113, 6.5.2).
+const STREAMS_EACH: usize = 100;
+
+/// The version of HTTP that is spoken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Version {
+    /// 1.1: one call at a time on each connection.
+    Http1,
+    /// 2, without TLS and by prior knowledge (RFC 9113, 3.3): many calls at once on each connection.
+    Http2,
+}
+
+impl Version {
+    /// HTTP/2 if that was asked for.
+    pub fn of(is_http2: bool) -> Self {
+        if is_http2 { Self::Http2 } else { Self::Http1 }
+    }
+}
 
 /// The gateways, and connections to them.
 pub struct Gateways {
+    version: Version,
     places: Vec<Place>,
     next: AtomicUsize,
     /// Owns the tasks that drive the connections.
@@ -36,7 +55,49 @@ pub struct Gateways {
 
 struct Place {
     address: String,
-    idle: Mutex<Vec<SendRequest<Full<Bytes>>>>,
+    /// Room for calls on connections that are open.
+    idle: Mutex<Vec<Sender>>,
+    /// Held while a connection is made that others wait for as well.
+    connecting: tokio::sync::Mutex<()>,
+}
+
+/// Room for one call.
+enum Sender {
+    One(http1::SendRequest<Full<Bytes>>),
+    Shared(http2::SendRequest<Full<Bytes>>),
+}
+
+impl Sender {
+    fn is_closed(&self) -> bool {
+        match self {
+            Self::One(sender) => sender.is_closed(),
+            Self::Shared(sender) => sender.is_closed(),
+        }
+    }
+
+    async fn send(&mut self, request: Request<Full<Bytes>>) -> hyper::Result<Response<Incoming>> {
+        match self {
+            Self::One(sender) => {
+                sender.ready().await?;
+                sender.send_request(request).await
+            }
+            Self::Shared(sender) => {
+                sender.ready().await?;
+                sender.send_request(request).await
+            }
+        }
+    }
+}
+
+impl Place {
+    fn take(&self) -> Option<Sender> {
+        let kept = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        kept.filter(|kept| !kept.is_closed())
+    }
+
+    fn keep(&self, senders: impl IntoIterator<Item = Sender>) {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner).extend(senders);
+    }
 }
 
 /// An answer, read whole.
@@ -51,7 +112,7 @@ impl Gateways {
     ///
     /// # Errors
     /// One is no plain `http://` URL.
-    pub fn new(urls: &[String]) -> anyhow::Result<Self> {
+    pub fn new(urls: &[String], version: Version) -> anyhow::Result<Self> {
         let mut places = Vec::new();
         for url in urls {
             let uri: Uri = url.parse().with_context(|| format!("{url:?} is no URL"))?;
@@ -60,9 +121,9 @@ impl Gateways {
             }
             let authority = uri.authority().with_context(|| format!("{url} names no server"))?;
             let address = format!("{}:{}", authority.host(), authority.port_u16().unwrap_or(80));
-            places.push(Place { address, idle: Mutex::default() });
+            places.push(Place { address, idle: Mutex::default(), connecting: tokio::sync::Mutex::default() });
         }
-        Ok(Self { places, next: AtomicUsize::new(0), connections: TaskTracker::new() })
+        Ok(Self { version, places, next: AtomicUsize::new(0), connections: TaskTracker::new() })
     }
 
     /// Is the model there?
@@ -142,13 +203,12 @@ impl Gateways {
     /// The gateway does not answer with one.
     pub async fn events(&self, id: ExecuteId) -> anyhow::Result<Incoming> {
         let place = &self.places[self.next.fetch_add(1, Ordering::Relaxed) % self.places.len()];
-        let mut connection = self.connect(&place.address).await?;
+        let mut sender = self.connect(&place.address, Version::Http1).await?;
         let request = Request::get(format!("/v1/executions/{id}/logs"))
             .header(HOST, &place.address)
             .header("accept", "text/event-stream")
             .body(Full::default())?;
-        let response =
-            timeout(SLACK, connection.send_request(request)).await.context("no answer in time")??;
+        let response = timeout(SLACK, sender.send(request)).await.context("no answer in time")??;
         if response.status() != StatusCode::OK {
             bail!("the log of {id} is not streamed: {}", response.status());
         }
@@ -173,7 +233,11 @@ impl Gateways {
         limit: Duration,
     ) -> anyhow::Result<Answer> {
         let place = &self.places[self.next.fetch_add(1, Ordering::Relaxed) % self.places.len()];
-        let mut request = Request::builder().method(method).uri(path).header(HOST, &place.address);
+        let mut request = Request::builder().method(method);
+        request = match self.version {
+            Version::Http1 => request.uri(path).header(HOST, &place.address),
+            Version::Http2 => request.uri(format!("http://{}{path}", place.address)),
+        };
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
@@ -182,27 +246,48 @@ impl Gateways {
     }
 
     async fn exchange(&self, place: &Place, request: Request<Full<Bytes>>) -> anyhow::Result<Answer> {
-        let kept = place.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let mut connection = match kept.filter(|kept| !kept.is_closed()) {
-            Some(kept) => kept,
-            None => self.connect(&place.address).await?,
-        };
-        connection.ready().await.context("the connection was closed")?;
-        let response = connection.send_request(request).await.context("send")?;
+        let mut sender = self.sender(place).await?;
+        let response = sender.send(request).await.context("send")?;
         let (parts, body) = response.into_parts();
         let body = body.collect().await.context("read the answer")?.to_bytes();
-        place.idle.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
+        place.keep([sender]);
         Ok(Answer { status: parts.status, headers: parts.headers, body })
     }
 
-    async fn connect(&self, address: &str) -> anyhow::Result<SendRequest<Full<Bytes>>> {
+    async fn sender(&self, place: &Place) -> anyhow::Result<Sender> {
+        if let Some(kept) = place.take() {
+            return Ok(kept);
+        }
+        if self.version == Version::Http1 {
+            return self.connect(&place.address, Version::Http1).await;
+        }
+        let _connecting = place.connecting.lock().await;
+        if let Some(kept) = place.take() {
+            return Ok(kept);
+        }
+        let made = self.connect(&place.address, Version::Http2).await?;
+        if let Sender::Shared(sender) = &made {
+            place.keep((1..STREAMS_EACH).map(|_| Sender::Shared(sender.clone())));
+        }
+        Ok(made)
+    }
+
+    async fn connect(&self, address: &str, version: Version) -> anyhow::Result<Sender> {
         let stream = timeout(CONNECT, TcpStream::connect(address)).await.context("connect")??;
         stream.set_nodelay(true)?;
-        let (sender, connection) = handshake(TokioIo::new(stream)).await?;
-        self.connections.spawn(async move {
-            // A connection that breaks is seen by whoever uses it.
-            let _broken = connection.await;
-        });
-        Ok(sender)
+        let io = TokioIo::new(stream);
+        // A connection that breaks is seen by whoever uses it.
+        Ok(match version {
+            Version::Http1 => {
+                let (sender, connection) = http1::handshake(io).await?;
+                self.connections.spawn(async move { drop(connection.await) });
+                Sender::One(sender)
+            }
+            Version::Http2 => {
+                let (sender, connection) = http2::handshake(TokioExecutor::new(), io).await?;
+                self.connections.spawn(async move { drop(connection.await) });
+                Sender::Shared(sender)
+            }
+        })
     }
 }

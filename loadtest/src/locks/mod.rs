@@ -31,7 +31,7 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, sleep_until, timeout};
 
 use crate::call::{Call, Mode, Outcome};
-use crate::http::Gateways;
+use crate::http::{Gateways, Version};
 use check::{Committed, Findings};
 use faults::Faults;
 use witness::Witness;
@@ -94,7 +94,7 @@ pub struct Locks {
 /// A server is missing, or the house does not stand.
 pub async fn run(args: Locks) -> anyhow::Result<bool> {
     let (mut house, proxies) = start(&args).await?;
-    let gateways = Arc::new(Gateways::new(&house.urls)?);
+    let gateways = Arc::new(Gateways::new(&house.urls, Version::Http1)?);
     let witness = Witness::listen(&house.path("witness"))?;
     push(&house)?;
     wait_for_model(&gateways).await?;

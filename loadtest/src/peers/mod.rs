@@ -20,6 +20,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::call::{Kind, Mode};
 use crate::ceiling::{self, Shape};
 use crate::cli::{Output, Servers};
+use crate::http::Version;
 use crate::load::{Load, Pattern};
 use crate::pace::Pace;
 use crate::report::Report;
@@ -56,6 +57,35 @@ pub struct Peers {
     #[command(flatten)]
     pub output: Output,
 }
+
+/// A way to call Gantry.
+struct Way {
+    name: &'static str,
+    setup: &'static str,
+    mode: Mode,
+    version: Version,
+}
+
+const WAYS: [Way; 3] = [
+    Way {
+        name: "gantry",
+        setup: "RabbitMQ quorum queue, confirms, PostgreSQL; over HTTP/1.1, a connection for each caller",
+        mode: Mode::Sync,
+        version: Version::Http1,
+    },
+    Way {
+        name: "gantry-http2",
+        setup: "RabbitMQ quorum queue, confirms, PostgreSQL; over HTTP/2, a connection for 100 callers",
+        mode: Mode::Sync,
+        version: Version::Http2,
+    },
+    Way {
+        name: "gantry-amqp",
+        setup: "RabbitMQ quorum queue, confirms, PostgreSQL; published directly",
+        mode: Mode::Amqp,
+        version: Version::Http1,
+    },
+];
 
 /// A system, a number of callers, and how it did.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -112,19 +142,11 @@ async fn compare(args: &Peers) -> anyhow::Result<bool> {
                 let pace = pace.inspect_err(|error| eprintln!("loadtest: {}: {error:#}", peer.name)).ok();
                 found.add(peer.name, peer.setup, peer.has_durable_record, concurrency, pace);
             }
-            for mode in [Mode::Sync, Mode::Amqp] {
-                let run = run::one(&gantry(args, concurrency, mode)?, &args.servers).await?;
+            for Way { name, setup, mode, version } in WAYS {
+                let run = run::one(&gantry(args, concurrency, mode, version)?, &args.servers).await?;
                 let figures = &run.figures;
                 let (p50_us, p99_us) = (figures.latency.p50, figures.latency.p99);
                 let pace = Pace { per_s: figures.throughput_per_s, p50_us, p99_us, own_cpu_us: None };
-                let (name, setup) = match mode {
-                    Mode::Amqp => {
-                        ("gantry-amqp", "RabbitMQ quorum queue, confirms, PostgreSQL; published directly")
-                    }
-                    Mode::Sync | Mode::Async | Mode::Sse => {
-                        ("gantry", "RabbitMQ quorum queue, confirms, PostgreSQL; over HTTP")
-                    }
-                };
                 found.add(name, setup, true, concurrency, Some(pace));
                 runs.push(run);
             }
@@ -164,7 +186,7 @@ impl Comparison {
 }
 
 /// Gantry on the builtin `echo`, with a payload that is JSON of that size.
-fn gantry(args: &Peers, concurrency: u32, mode: Mode) -> anyhow::Result<Scenario> {
+fn gantry(args: &Peers, concurrency: u32, mode: Mode, version: Version) -> anyhow::Result<Scenario> {
     let kind = Kind {
         name: format!("gantry {} {concurrency}", mode.label()),
         model: "echo".parse().context("the model's name")?,
@@ -182,7 +204,7 @@ fn gantry(args: &Peers, concurrency: u32, mode: Mode) -> anyhow::Result<Scenario
         grace: Duration::from_secs(60),
         retries: false,
     };
-    Ok(Scenario { name: kind.name.clone(), load, kinds: vec![kind], slos: Vec::new() })
+    Ok(Scenario { name: kind.name.clone(), version, load, kinds: vec![kind], slos: Vec::new() })
 }
 
 /// Installs what is missing and gives the versions.

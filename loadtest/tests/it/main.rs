@@ -110,13 +110,24 @@ fn a_load_on_the_embedded_default_is_reported_in_every_form() {
 
 #[test]
 fn a_scenario_calls_in_each_way() {
+    scenario(false);
+}
+
+#[test]
+fn a_scenario_calls_in_each_way_over_http2() {
+    scenario(true);
+}
+
+fn scenario(is_http2: bool) {
     let dev = Dev::start();
     let dir = tempfile::tempdir().unwrap();
     let (scenario, data) = (dir.path().join("s.toml"), dir.path().join("r.json"));
-    let text = "name = 'ways'\n[load]\nramp = '20..60'\nduration_s = 1\nwarmup_s = 0.2\n";
+    let text = format!(
+        "name = 'ways'\nhttp2 = {is_http2}\n[load]\nramp = '20..60'\nduration_s = 1\nwarmup_s = 0.2\n"
+    );
     let calls = ["sync", "async", "sse"]
         .map(|mode| format!("[[call]]\nmodel = 'echo'\nmode = '{mode}'\nbatch = 2\n"));
-    fs::write(&scenario, text.to_owned() + &calls.concat()).unwrap();
+    fs::write(&scenario, text + &calls.concat()).unwrap();
     let (file, json_file) = (scenario.to_str().unwrap(), data.to_str().unwrap());
     let output =
         loadtest(&["run", file, "--url", &dev.url, "--no-ceiling", "--json", json_file]).output().unwrap();

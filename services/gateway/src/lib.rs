@@ -23,6 +23,7 @@ mod export;
 mod followers;
 mod gateway;
 mod health;
+mod http2;
 mod lookups;
 mod metrics;
 mod nodes;

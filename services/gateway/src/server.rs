@@ -30,12 +30,12 @@ use crate::access_log::Line;
 use crate::gateway::Gateway;
 use crate::problem::Refusal;
 use crate::wire::{self, Guarded, Wire};
-use crate::{Config, metrics, tls};
+use crate::{Config, http2, metrics, tls};
 
 /// How long a TLS handshake may take.
 const HANDSHAKE_MAX: Duration = Duration::from_secs(5);
 /// How long a connection may be idle between two requests.
-const IDLE_MAX: Duration = Duration::from_secs(60);
+pub(crate) const IDLE_MAX: Duration = Duration::from_secs(60);
 /// How long a connection is used for further requests: so that load follows what a balancer says.
 const AGE_MAX: Duration = Duration::from_secs(3_600);
 /// The largest header of a request, and the most lines in it.
@@ -173,7 +173,30 @@ impl Connection {
 
     async fn http(self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
         let wire = Arc::new(Wire::default());
-        let stream = Guarded::new(stream, wire.clone(), self.head_max);
+        let mut stream = Guarded::new(stream, wire.clone(), self.head_max);
+        let is_http2 = tokio::select! {
+            is_http2 = stream.is_http2() => is_http2,
+            () = self.shutdown.draining() => return,
+        };
+        let ended = match is_http2 {
+            Ok(false) => self.http1(stream, wire).await,
+            // Apart, so that a connection of the other version has no room for it.
+            Ok(true) => Box::pin(http2::serve(stream, self.service, last_request(&self.shutdown))).await,
+            Err(error) => {
+                tracing::debug!(%error, "a connection broke off before its first request");
+                return;
+            }
+        };
+        if let Err(error) = ended {
+            tracing::debug!(error = bootstrap::chain(&error), "a connection broke off");
+        }
+    }
+
+    async fn http1(
+        self,
+        stream: Guarded<impl AsyncRead + AsyncWrite + Unpin + Send + 'static>,
+        wire: Arc<Wire>,
+    ) -> hyper::Result<()> {
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
             // It runs from the end of the answer before; a head's own time is the guard's.
@@ -184,26 +207,26 @@ impl Connection {
             .half_close(false)
             .serve_connection(TokioIo::new(stream), Requests { service: self.service, wire });
         let mut connection = std::pin::pin!(connection);
-        let ended = tokio::select! {
+        tokio::select! {
             ended = &mut connection => ended,
-            () = async {
-                tokio::select! {
-                    () = self.shutdown.draining() => {}
-                    () = tokio::time::sleep(AGE_MAX) => {}
-                }
-            } => {
+            () = last_request(&self.shutdown) => {
                 // The request under way is answered, with `Connection: close`.
                 connection.as_mut().graceful_shutdown();
                 connection.await
             }
-        };
-        if let Err(error) = ended {
-            tracing::debug!(error = bootstrap::chain(&error), "a connection broke off");
         }
     }
 }
 
-/// The requests of one connection.
+/// Returns when a connection should take no further request.
+async fn last_request(shutdown: &Shutdown) {
+    tokio::select! {
+        () = shutdown.draining() => {}
+        () = tokio::time::sleep(AGE_MAX) => {}
+    }
+}
+
+/// The requests of one connection, one after the other.
 struct Requests {
     service: TowerToHyperService<Router>,
     wire: Arc<Wire>,

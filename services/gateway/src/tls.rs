@@ -24,6 +24,6 @@ pub(crate) fn acceptor(cert_file: &Path, key_file: &Path) -> anyhow::Result<TlsA
         .with_no_client_auth()
         .with_single_cert(chain, key)
         .context("gateway.tls_cert_file and gateway.tls_key_file do not go together")?;
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(TlsAcceptor::from(Arc::new(config)))
 }

@@ -6,8 +6,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use axum::body::Bytes;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until};
+
+use crate::http2::PREFACE;
 
 /// How long a client may not take what is written to it.
 const STALL_MAX: Duration = Duration::from_secs(30);
@@ -32,7 +35,7 @@ enum Phase {
     Silent,
     /// Part of a head has come.
     Head,
-    /// A request is being served.
+    /// A request is being served; or it is HTTP/2, whose frames are not looked at.
     Busy,
     /// A request was answered and the next has not begun. (How long that may last is hyper's timer.)
     Idle,
@@ -100,13 +103,24 @@ pub(crate) struct Guarded<S> {
     reading: Option<Pin<Box<Sleep>>>,
     writing: Option<Pin<Box<Sleep>>>,
     is_stalled: bool,
+    /// What was read to see which version is spoken, and is to be read again.
+    first: Bytes,
 }
 
 impl<S> Guarded<S> {
     /// `stream`, whose first byte must come within `head_max`, and each head within `head_max` of its first byte.
     pub fn new(stream: S, wire: Arc<Wire>, head_max: Duration) -> Self {
         let head_due = Instant::now() + head_max;
-        Self { stream, wire, head_max, head_due, reading: None, writing: None, is_stalled: false }
+        Self {
+            stream,
+            wire,
+            head_max,
+            head_due,
+            reading: None,
+            writing: None,
+            is_stalled: false,
+            first: Bytes::new(),
+        }
     }
 
     fn poll_head_due(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
@@ -142,14 +156,39 @@ fn poll_due(timer: &mut Option<Pin<Box<Sleep>>>, due: Instant, cx: &mut Context<
     timer.as_mut().poll(cx)
 }
 
+impl<S: AsyncRead + Unpin> Guarded<S> {
+    /// Does the client speak HTTP/2? Reads as much as it takes to know; whoever reads next gets it from the beginning.
+    ///
+    /// # Errors
+    /// The connection broke off, or the client took too long.
+    pub async fn is_http2(&mut self) -> io::Result<bool> {
+        let mut first = Vec::with_capacity(PREFACE.len());
+        while first.len() < PREFACE.len() && PREFACE.starts_with(&first) {
+            let rest = PREFACE.len() - first.len();
+            if (&mut *self).take(rest as u64).read_buf(&mut first).await? == 0 {
+                break;
+            }
+        }
+        let is_http2 = first == PREFACE;
+        if is_http2 {
+            drop(self.wire.serving());
+        }
+        self.first = first.into();
+        Ok(is_http2)
+    }
+}
+
 impl<S: AsyncRead + Unpin> AsyncRead for Guarded<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        let length = self.first.len().min(buffer.remaining());
+        let first = self.first.split_to(length);
+        buffer.put_slice(&first);
         let before = buffer.filled().len();
-        match Pin::new(&mut self.stream).poll_read(cx, buffer) {
+        let polled = match Pin::new(&mut self.stream).poll_read(cx, buffer) {
             Poll::Ready(Ok(())) => {
                 let bytes = &buffer.filled()[before..];
                 if !bytes.is_empty() && self.wire.received(bytes) {
@@ -160,7 +199,9 @@ impl<S: AsyncRead + Unpin> AsyncRead for Guarded<S> {
             Poll::Pending if self.wire.is_owed_a_head() => self.poll_head_due(cx).map(Err),
             Poll::Pending => Poll::Pending,
             Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
-        }
+        };
+        // What follows the first bytes comes along if it is there: hyper doubles its buffer for a head in two parts.
+        if first.is_empty() { polled } else { Poll::Ready(Ok(())) }
     }
 }
 

@@ -47,7 +47,7 @@ pub const KEYS: &[Key] = &[
     text("gateway.tls_key_file", "TLS: its private key, as PEM"),
     number(
         "gateway.connections_max",
-        "the most connections at once; the soft limit of open files is raised to what they need, as far as the hard one lets it",
+        "the most connections at once, of which one of HTTP/2 carries up to 128 requests; the soft limit of open files is raised to what they need, as far as the hard one lets it",
         1..=1_000_000,
     ),
     number(

@@ -7,6 +7,7 @@ mod aliases;
 mod away;
 mod calls;
 mod harness;
+mod http2;
 mod inputs;
 mod logs;
 mod models;

@@ -109,7 +109,12 @@ async fn tls_serves_the_same_and_a_silent_handshake_is_closed() {
     let root = reqwest::Certificate::from_pem(made.cert.pem().as_bytes()).unwrap();
     let client = reqwest::Client::builder().no_proxy().add_root_certificate(root).build().unwrap();
     let url = format!("https://localhost:{}/healthz", env.address.port());
-    assert_eq!(client.get(url).send().await.unwrap().status(), 200);
+    let answer = client.get(url).send().await.unwrap();
+    assert_eq!(
+        (answer.status().as_u16(), answer.version()),
+        (200, reqwest::Version::HTTP_2),
+        "as negotiated"
+    );
     assert!(
         !raw(&env, b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").await.starts_with("HTTP"),
         "no plain HTTP"
