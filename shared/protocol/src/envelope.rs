@@ -38,6 +38,8 @@ pub mod header {
     pub const REASON: &str = "x-gantry-reason";
     /// In a message of the rejected queue: the reason in words.
     pub const REASON_TEXT: &str = "x-gantry-reason-text";
+    /// In a message of the rejected queue: how many of its headers were too large to be kept.
+    pub const DROPPED: &str = "x-gantry-headers-dropped";
 }
 
 /// The value of a header, as far as the contract uses it. As JSON it is that value; [`HeaderValue::Other`] is null.
@@ -52,6 +54,17 @@ pub enum HeaderValue {
     Bool(bool),
     /// A type the contract has no use for.
     Other,
+}
+
+impl HeaderValue {
+    /// About how many bytes it takes in a message.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        match self {
+            Self::Text(text) => text.len(),
+            Self::Integer(_) | Self::Bool(_) | Self::Other => size_of::<i64>(),
+        }
+    }
 }
 
 /// A message as a broker carries it, without the broker's types. As JSON it is all but its body.

@@ -35,16 +35,49 @@ pub(super) struct Settings {
     pub(super) names: Names,
 }
 
-/// The most bytes of a frame. The driver has two buffers of 32 frames for each connection, and touches all of them.
+/// The most bytes of a frame on a connection to which nothing is delivered. The driver has two buffers of 32 frames for each
+/// connection, and touches all of them.
 const FRAME_MAX: u32 = 32 << 10;
+
+/// What a connection is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Role {
+    Consume,
+    Publish,
+    Depth,
+}
+
+impl Role {
+    pub(super) const fn label(self) -> &'static str {
+        match self {
+            Self::Consume => "consume",
+            Self::Publish => "publish",
+            Self::Depth => "depth",
+        }
+    }
+
+    /// `None` is what the server offers. A message's headers are one frame, which the server cuts for nobody: a message from a
+    /// producer with larger frames would end each connection it is delivered to.
+    const fn frame_max(self) -> Option<u32> {
+        match self {
+            Self::Consume => None,
+            Self::Publish | Self::Depth => Some(FRAME_MAX),
+        }
+    }
+}
 
 impl Settings {
     /// The URI with our limits where it states none.
     pub(super) fn parse_uri(url: &str) -> Result<AMQPUri, String> {
         let mut uri: AMQPUri = url.parse()?;
         uri.query.heartbeat.get_or_insert(HEARTBEAT_S);
-        uri.query.frame_max.get_or_insert(FRAME_MAX);
         Ok(uri)
+    }
+
+    fn uri(&self, role: Role) -> AMQPUri {
+        let mut uri = self.uri.clone();
+        uri.query.frame_max = uri.query.frame_max.or(role.frame_max());
+        uri
     }
 }
 
@@ -59,16 +92,16 @@ pub(super) struct Epoch {
 
 impl Epoch {
     /// Connects. If the future is dropped, nothing stays open.
-    pub(super) async fn open(settings: &Settings, role: &'static str) -> Result<Self, BrokerError> {
+    pub(super) async fn open(settings: &Settings, role: Role) -> Result<Self, BrokerError> {
         let wire = Wire::new();
-        let name = format!("{}-{role}", settings.process);
+        let name = format!("{}-{}", settings.process, role.label());
         let properties = ConnectionProperties::default().with_connection_name(name.into());
         let runtime = lapin::runtime::default_runtime().map_err(failed("find the runtime"))?;
         let tls = OwnedTLSConfig { identity: None, cert_chain: settings.ca_pem.clone() };
         let held = wire.0.clone();
         // `Connection::connect` honours neither a limit for TCP nor for the handshake.
         let connecting = Connection::connector(
-            settings.uri.clone(),
+            settings.uri(role),
             runtime,
             async move |uri, runtime| {
                 let address = runtime.to_socket_addrs((uri.authority.host.clone(), uri.authority.port));

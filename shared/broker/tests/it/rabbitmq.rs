@@ -50,6 +50,42 @@ async fn a_rejected_message_lies_in_the_rejected_queue_with_its_reason() {
 }
 
 #[tokio::test]
+async fn a_message_with_headers_that_fill_a_frame_is_delivered_and_rejected_like_any_other() {
+    let prefix = fresh_name("headers");
+    let broker = process(&prefix).await;
+    let mut deliveries = consume(&broker, "work", 10).await;
+    let (_connection, channel) = stranger().await;
+    let mut headers = FieldTable::default();
+    headers.insert("small".into(), AMQPValue::Boolean(true));
+    headers.insert("large".into(), AMQPValue::LongString("x".repeat(100 << 10).into()));
+    let exchange = format!("{prefix}.execute");
+    let properties = BasicProperties::default().with_message_id("large".into()).with_headers(headers);
+    publish_as_stranger(&channel, exchange.clone(), "work", properties).await;
+    let properties = BasicProperties::default().with_message_id("next".into());
+    publish_as_stranger(&channel, exchange, "work", properties).await;
+
+    let large = next(&mut deliveries).await;
+    assert_eq!(id(&large), "large");
+    let reason = "é".repeat(50_000);
+    broker.reject(&large.queue, large.message.clone(), "model", &reason).await.unwrap();
+    assert_eq!(large.ack().await, Settled::Sent);
+    assert_eq!(id(&next(&mut deliveries).await), "next");
+    let rejected = channel
+        .basic_get(format!("{prefix}.rejected").into(), BasicGetOptions { no_ack: true })
+        .await
+        .unwrap()
+        .expect("confirmed is there")
+        .delivery;
+    let headers = rejected.properties.headers().clone().unwrap();
+    assert_eq!(headers.inner().get("small"), Some(&AMQPValue::Boolean(true)));
+    assert!(headers.inner().get("large").is_none());
+    assert_eq!(headers.inner().get(header::DROPPED), Some(&AMQPValue::LongLongInt(1)));
+    let text = headers.inner().get(header::REASON_TEXT).unwrap().as_long_string().unwrap().to_string();
+    assert_eq!(text, "é".repeat(500));
+    broker.close().await;
+}
+
+#[tokio::test]
 async fn each_process_gets_its_own_replies_and_all_get_broadcasts() {
     let prefix = fresh_name("replies");
     let (one, two) = (process(&prefix).await, process(&prefix).await);
