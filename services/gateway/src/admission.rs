@@ -192,7 +192,12 @@ pub(crate) async fn input(
         let detail = format!("Content-Encoding {encoding:?} is not accepted: send the body as it is");
         return Err(Refusal::new(ProblemCode::MediaType, detail));
     }
-    let Collected { bytes, room } = read(room, headers, body, INPUT_BYTES_MAX, ProblemCode::TooLarge).await?;
+    let Collected { bytes, room } =
+        read_optional(room, headers, body, INPUT_BYTES_MAX, ProblemCode::TooLarge).await?;
+    if bytes.is_empty() {
+        let detail = "the body is empty; send {} if the model takes no input";
+        return Err(Refusal::new(ProblemCode::BodyMissing, detail));
+    }
     let payload = Payload::new(&content_type, bytes);
     if payload.is_json() {
         payload.check_json().map_err(|error| Refusal::new(ProblemCode::JsonSyntax, error.to_string()))?;
@@ -221,6 +226,21 @@ pub(crate) async fn read(
     most: usize,
     too_large: ProblemCode,
 ) -> Result<Collected, Refusal> {
+    let collected = read_optional(room, headers, body, most, too_large).await?;
+    if collected.bytes.is_empty() {
+        return Err(Refusal::new(ProblemCode::BodyMissing, "the body is empty"));
+    }
+    Ok(collected)
+}
+
+/// Reads a body of 0 to `most` bytes that comes fast enough.
+pub(crate) async fn read_optional(
+    room: &Arc<Semaphore>,
+    headers: &HeaderMap,
+    body: Body,
+    most: usize,
+    too_large: ProblemCode,
+) -> Result<Collected, Refusal> {
     let too_large = || Refusal::new(too_large, format!("the body has more than {most} bytes"));
     let announced =
         headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
@@ -241,10 +261,6 @@ pub(crate) async fn read(
         Some(error) => Refusal::new(ProblemCode::Parameter, format!("the body broke off: {error}")),
         None => too_large(),
     })?;
-    if bytes.is_empty() {
-        let detail = "the body is empty; send {} if the model takes no input";
-        return Err(Refusal::new(ProblemCode::BodyMissing, detail));
-    }
     Ok(Collected { bytes, room })
 }
 

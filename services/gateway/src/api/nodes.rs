@@ -1,18 +1,21 @@
 use axum::Json;
-use axum::body::Bytes;
+use axum::body::Body;
 use axum::extract::State;
+use axum::http::HeaderMap;
 use domain::NodeName;
 use jiff::Timestamp;
 use protocol::{Drain, Problem, ProblemCode, http};
 use serde::de::DeserializeOwned;
 
-use crate::admission::{self, Segment};
+use crate::admission::{self, Collected, Segment};
 use crate::gateway::Gateway;
 use crate::nodes;
 use crate::problem::Refusal;
 
 /// How much of a node's history is shown.
 const HISTORY_MAX: u32 = 100;
+/// The most bytes of what a node is told.
+const BODY_BYTES_MAX: usize = 4 << 10;
 /// The most slots.
 const SLOTS_MAX: u16 = 10_000;
 
@@ -85,16 +88,21 @@ pub(crate) async fn get_node(
         (status = 200, description = "The node is told.", body = http::Node),
         (status = 400, description = "The body cannot be understood.", body = Problem, content_type = "application/problem+json"),
         (status = 404, description = "There is no such node.", body = Problem, content_type = "application/problem+json"),
+        (status = 408, description = "The body came too slowly.", body = Problem, content_type = "application/problem+json"),
+        (status = 413, description = "The body has more than 4 KiB.", body = Problem, content_type = "application/problem+json"),
         (status = 503, description = "The coordination is away.", body = Problem, content_type = "application/problem+json")
     )
 )]
 pub(crate) async fn set_node(
     State(gateway): State<Gateway>,
     Segment(name): Segment,
-    body: Bytes,
+    headers: HeaderMap,
+    body: Body,
 ) -> Result<Json<http::Node>, Refusal> {
     let name: NodeName = admission::name(&name)?;
-    let http::SetNode { slots } = parse(&body)?;
+    let Collected { bytes, room: _room } =
+        admission::read(&gateway.bodies, &headers, body, BODY_BYTES_MAX, ProblemCode::TooLarge).await?;
+    let http::SetNode { slots } = parse(&bytes)?;
     if let Some(slots) = slots.filter(|slots| !(1..=SLOTS_MAX).contains(slots)) {
         let detail = format!("slots is 1 to {SLOTS_MAX}, or null for what is configured; not {slots}");
         return Err(Refusal::new(ProblemCode::Parameter, detail));
@@ -114,16 +122,22 @@ pub(crate) async fn set_node(
         (status = 200, description = "The node is told.", body = http::Node),
         (status = 400, description = "The body cannot be understood.", body = Problem, content_type = "application/problem+json"),
         (status = 404, description = "There is no such node.", body = Problem, content_type = "application/problem+json"),
+        (status = 408, description = "The body came too slowly.", body = Problem, content_type = "application/problem+json"),
+        (status = 413, description = "The body has more than 4 KiB.", body = Problem, content_type = "application/problem+json"),
         (status = 503, description = "The coordination is away.", body = Problem, content_type = "application/problem+json")
     )
 )]
 pub(crate) async fn drain_node(
     State(gateway): State<Gateway>,
     Segment(name): Segment,
-    body: Bytes,
+    headers: HeaderMap,
+    body: Body,
 ) -> Result<Json<http::Node>, Refusal> {
     let name: NodeName = admission::name(&name)?;
-    let wish: http::DrainNode = if body.is_empty() { http::DrainNode::default() } else { parse(&body)? };
+    let Collected { bytes, room: _room } =
+        admission::read_optional(&gateway.bodies, &headers, body, BODY_BYTES_MAX, ProblemCode::TooLarge)
+            .await?;
+    let wish: http::DrainNode = if bytes.is_empty() { http::DrainNode::default() } else { parse(&bytes)? };
     let now = Timestamp::now();
     let until = wish.deadline_seconds.map(|seconds| now + std::time::Duration::from_secs(seconds.into()));
     let changed = nodes::change(&gateway, &name, |settings| {

@@ -192,3 +192,12 @@ async fn how_many_nodes_there_should_be_follows_from_what_waits() {
     // 100 executions of 1 s in 30 s on nodes of 2 slots: 100 / 30 / 2, rounded up.
     assert_eq!(queue["desired_nodes"], 2);
 }
+
+#[tokio::test]
+async fn what_a_node_is_told_is_bounded() {
+    let env = Env::new().await;
+    for (body, status) in [("", 400), (&*" ".repeat(5 << 10), 413)] {
+        let request = env.http.put(env.url("/v1/nodes/one/settings")).body(body.to_owned());
+        assert_eq!(request.send().await.unwrap().status(), status, "{} bytes", body.len());
+    }
+}
