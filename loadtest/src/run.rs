@@ -96,7 +96,7 @@ impl Run {
 pub async fn one(scenario: &Scenario, servers: &Servers) -> anyhow::Result<Run> {
     let caller = Arc::new(Caller::connect(servers, scenario).await?);
     let accountant = Accountant::new(servers, &servers.url).await;
-    println!("{}: {}", scenario.name, scenario.load.describe());
+    println!("{}: {}", scenario.name, scenario.describe());
     let Offered { mut tallies, series, accounting } = offer(scenario, &caller, accountant).await?;
     let until = Instant::now() + scenario.load.grace;
     for (tally, kind) in tallies.iter_mut().zip(&scenario.kinds) {
@@ -113,7 +113,7 @@ pub async fn one(scenario: &Scenario, servers: &Servers) -> anyhow::Result<Run> 
         scenario.kinds.iter().zip(&tallies).map(|(kind, tally)| (kind.name.clone(), tally.figures()));
     Ok(Run {
         name: scenario.name.clone(),
-        load: scenario.load.describe(),
+        load: scenario.describe(),
         offered_per_s: match scenario.load.pattern {
             Pattern::Rate(rate) => Some(rate),
             Pattern::Closed(_) | Pattern::Ramp(..) => None,

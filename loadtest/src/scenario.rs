@@ -103,6 +103,15 @@ impl Scenario {
         Self::parse(&text, beside).with_context(|| format!("the scenario {}", file.display()))
     }
 
+    /// Its load, for people.
+    pub fn describe(&self) -> String {
+        let load = self.load.describe();
+        match self.version {
+            Version::Http1 => load,
+            Version::Http2 => format!("{load}, over HTTP/2"),
+        }
+    }
+
     fn parse(text: &str, beside: &Path) -> anyhow::Result<Self> {
         let file: File = toml::from_str(text)?;
         if file.calls.is_empty() {

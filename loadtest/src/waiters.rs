@@ -17,12 +17,11 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
 use crate::accounting;
-use crate::call::{Call, Mode};
 use crate::http::{Gateways, Version};
 
 /// Connections made at once: more than a gateway's backlog holds would only be made again.
 const AT_ONCE: usize = 100;
-/// Connections from one address of this machine: a gateway takes 2,000 by default.
+/// Calls from one address of this machine: a gateway takes 2,000 by default.
 const EACH_ADDRESS: usize = 1_900;
 /// How long a call waits at the gateway.
 const WAIT_S: u32 = 300;
@@ -62,11 +61,11 @@ pub async fn run(args: Waiters) -> anyhow::Result<bool> {
     let pid =
         accounting::listener(port).with_context(|| format!("nobody on this machine listens at {port}"))?;
     // Its connection is made before the others take theirs.
-    let gateways = Arc::new(Gateways::new(std::slice::from_ref(&args.url), Version::of(args.http2))?);
+    let gateways = gateways(&args)?;
     gateways.check_model(&args.model).await?;
     let before = resident(pid)?;
     let began = Instant::now();
-    let mut held = if args.http2 { streams(&args, &gateways)? } else { connections(&args, port).await? };
+    let mut held = if args.http2 { streams(&args)? } else { connections(&args, port).await? };
     all_wait(&gateways, args.callers).await?;
     let connected_s = began.elapsed().as_secs_f64();
     let after = resident(pid)?;
@@ -127,19 +126,28 @@ async fn connections(args: &Waiters, port: u16) -> anyhow::Result<Held> {
 }
 
 /// Makes the calls on connections that they share.
-fn streams(args: &Waiters, gateways: &Arc<Gateways>) -> anyhow::Result<Held> {
+fn streams(args: &Waiters) -> anyhow::Result<Held> {
     let mut held = Held::default();
     let input = Bytes::from(input(args));
-    for number in 0..args.callers.into() {
-        let until = std::time::Instant::now() + Duration::from_secs(WAIT_S.into());
-        let call = Call { number, input: input.clone(), is_echo: false, until, retries: false };
-        let (gateways, model) = (Arc::clone(gateways), args.model.clone());
-        held.streams.spawn(async move {
-            // One that ends while it should wait is counted.
-            drop(gateways.call(&model, Mode::Sync, "waiters", call).await);
-        });
+    let callers = usize::try_from(args.callers)?;
+    for (address, first) in (0..callers).step_by(EACH_ADDRESS).enumerate() {
+        let gateways = Arc::new(gateways(args)?.from(local(address)?));
+        for _ in first..callers.min(first + EACH_ADDRESS) {
+            let (gateways, model, input) = (Arc::clone(&gateways), args.model.clone(), input.clone());
+            // One that is answered while it should wait is counted, and so is one that breaks off.
+            held.streams.spawn(async move { drop(gateways.wait(&model, input, WAIT_S).await) });
+        }
     }
     Ok(held)
+}
+
+fn gateways(args: &Waiters) -> anyhow::Result<Gateways> {
+    Gateways::new(std::slice::from_ref(&args.url), Version::of(args.http2))
+}
+
+/// The loopback address of that number.
+fn local(address: usize) -> anyhow::Result<Ipv4Addr> {
+    Ok(Ipv4Addr::new(127, 0, 1, u8::try_from(address + 1)?))
 }
 
 fn input(args: &Waiters) -> String {
@@ -159,7 +167,7 @@ fn request(args: &Waiters) -> String {
 /// Makes one call from the loopback address of that number, and leaves it open.
 async fn call(server: SocketAddr, address: usize, request: String) -> anyhow::Result<TcpStream> {
     let socket = TcpSocket::new_v4()?;
-    let from = Ipv4Addr::new(127, 0, 1, u8::try_from(address + 1)?);
+    let from = local(address)?;
     socket.bind((from, 0).into()).with_context(|| format!("bind {from}"))?;
     let mut stream = socket.connect(server).await.context("connect")?;
     stream.write_all(request.as_bytes()).await.context("send")?;

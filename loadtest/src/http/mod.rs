@@ -2,6 +2,7 @@
 
 mod calls;
 
+use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -17,7 +18,7 @@ use hyper::{Method, Request, Response, StatusCode, Uri};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use protocol::http::{Execution, Handle, LogPage, LogRow, ModelList};
 use serde::de::DeserializeOwned;
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream, lookup_host};
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
@@ -44,9 +45,20 @@ impl Version {
     }
 }
 
+impl From<Version> for hyper::Version {
+    fn from(version: Version) -> Self {
+        match version {
+            Version::Http1 => Self::HTTP_11,
+            Version::Http2 => Self::HTTP_2,
+        }
+    }
+}
+
 /// The gateways, and connections to them.
 pub struct Gateways {
     version: Version,
+    /// The address of this machine that connections are made from; any if there is none.
+    from: Option<Ipv4Addr>,
     places: Vec<Place>,
     next: AtomicUsize,
     /// Owns the tasks that drive the connections.
@@ -91,8 +103,13 @@ impl Sender {
 
 impl Place {
     fn take(&self) -> Option<Sender> {
-        let kept = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        kept.filter(|kept| !kept.is_closed())
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            let kept = idle.pop()?;
+            if !kept.is_closed() {
+                return Some(kept);
+            }
+        }
     }
 
     fn keep(&self, senders: impl IntoIterator<Item = Sender>) {
@@ -123,7 +140,13 @@ impl Gateways {
             let address = format!("{}:{}", authority.host(), authority.port_u16().unwrap_or(80));
             places.push(Place { address, idle: Mutex::default(), connecting: tokio::sync::Mutex::default() });
         }
-        Ok(Self { version, places, next: AtomicUsize::new(0), connections: TaskTracker::new() })
+        let (next, connections) = (AtomicUsize::new(0), TaskTracker::new());
+        Ok(Self { version, from: None, places, next, connections })
+    }
+
+    /// The same, on connections from that address of this machine.
+    pub fn from(self, address: Ipv4Addr) -> Self {
+        Self { from: Some(address), ..self }
     }
 
     /// Is the model there?
@@ -184,6 +207,18 @@ impl Gateways {
         let handle: Handle = serde_json::from_slice(&answer.body)
             .with_context(|| format!("{}: {}", answer.status, String::from_utf8_lossy(&answer.body)))?;
         Ok(handle.execute_id)
+    }
+
+    /// Submits one execution and returns when it is answered, which a gateway does after `wait_s` at the latest.
+    ///
+    /// # Errors
+    /// It is not answered.
+    pub async fn wait(&self, model: &ModelName, input: Bytes, wait_s: u32) -> anyhow::Result<()> {
+        let prefer = format!("wait={wait_s}");
+        let headers = [("content-type", "application/json"), ("prefer", &prefer)];
+        let path = format!("/v1/models/{model}/executions");
+        let limit = Duration::from_secs(wait_s.into()) + SLACK;
+        self.send(Method::POST, &path, &headers, input, limit).await.map(drop)
     }
 
     /// The value of the first sample of a metric without labels.
@@ -248,6 +283,9 @@ impl Gateways {
     async fn exchange(&self, place: &Place, request: Request<Full<Bytes>>) -> anyhow::Result<Answer> {
         let mut sender = self.sender(place).await?;
         let response = sender.send(request).await.context("send")?;
+        if response.version() != self.version.into() {
+            bail!("the answer is {:?}", response.version());
+        }
         let (parts, body) = response.into_parts();
         let body = body.collect().await.context("read the answer")?.to_bytes();
         place.keep([sender]);
@@ -272,8 +310,16 @@ impl Gateways {
         Ok(made)
     }
 
+    async fn stream(&self, address: &str) -> anyhow::Result<TcpStream> {
+        let Some(from) = self.from else { return Ok(TcpStream::connect(address).await?) };
+        let socket = TcpSocket::new_v4()?;
+        socket.bind((from, 0).into()).with_context(|| format!("bind {from}"))?;
+        let to = lookup_host(address).await?.find(|to| to.is_ipv4()).context("it has no address of IPv4")?;
+        Ok(socket.connect(to).await?)
+    }
+
     async fn connect(&self, address: &str, version: Version) -> anyhow::Result<Sender> {
-        let stream = timeout(CONNECT, TcpStream::connect(address)).await.context("connect")??;
+        let stream = timeout(CONNECT, self.stream(address)).await.context("connect")??;
         stream.set_nodelay(true)?;
         let io = TokioIo::new(stream);
         // A connection that breaks is seen by whoever uses it.

@@ -143,7 +143,7 @@ async fn compare(args: &Peers) -> anyhow::Result<bool> {
                 found.add(peer.name, peer.setup, peer.has_durable_record, concurrency, pace);
             }
             for Way { name, setup, mode, version } in WAYS {
-                let run = run::one(&gantry(args, concurrency, mode, version)?, &args.servers).await?;
+                let run = run::one(&gantry(args, concurrency, name, mode, version)?, &args.servers).await?;
                 let figures = &run.figures;
                 let (p50_us, p99_us) = (figures.latency.p50, figures.latency.p99);
                 let pace = Pace { per_s: figures.throughput_per_s, p50_us, p99_us, own_cpu_us: None };
@@ -186,9 +186,15 @@ impl Comparison {
 }
 
 /// Gantry on the builtin `echo`, with a payload that is JSON of that size.
-fn gantry(args: &Peers, concurrency: u32, mode: Mode, version: Version) -> anyhow::Result<Scenario> {
+fn gantry(
+    args: &Peers,
+    concurrency: u32,
+    name: &str,
+    mode: Mode,
+    version: Version,
+) -> anyhow::Result<Scenario> {
     let kind = Kind {
-        name: format!("gantry {} {concurrency}", mode.label()),
+        name: format!("{name} {concurrency}"),
         model: "echo".parse().context("the model's name")?,
         queue: "default".parse().context("the queue's name")?,
         mode,

@@ -133,6 +133,8 @@ fn scenario(is_http2: bool) {
         loadtest(&["run", file, "--url", &dev.url, "--no-ceiling", "--json", json_file]).output().unwrap();
     assert!(output.status.success(), "{output:?}");
     let run = json(&data)["runs"][0].clone();
+    // An answer of the other version is no answer.
+    assert_eq!(run["load"].as_str().unwrap().ends_with("over HTTP/2"), is_http2, "{}", run["load"]);
     let kinds = run["kinds"].as_array().unwrap();
     assert_eq!(kinds.len(), 3);
     for kind in kinds {
