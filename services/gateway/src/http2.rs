@@ -1,6 +1,8 @@
 //! HTTP/2 (RFC 9113): many requests on one connection, whose limits are its own.
 
+use std::collections::BTreeSet;
 use std::convert::Infallible;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
@@ -9,15 +11,21 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::{Body, Bytes, HttpBody};
 use axum::http::{Request, Response};
+use axum::response::IntoResponse;
 use hyper::body::{Frame, Incoming, SizeHint};
+use hyper::rt::Executor;
 use hyper::server::conn::http2;
 use hyper::service::Service;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use protocol::ProblemCode;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, sleep, sleep_until};
+use tokio_util::task::TaskTracker;
 
 use crate::access_log::Line;
+use crate::census::{Census, Place};
+use crate::problem::Refusal;
 use crate::server::IDLE_MAX;
 
 /// What a client that speaks HTTP/2 sends first (section 3.4).
@@ -28,46 +36,69 @@ const STREAMS_MAX: u32 = 128;
 const HEADER_BYTES_MAX: u32 = 16 << 10;
 /// The most bytes of request bodies that a connection may send before they are read, and of one body.
 const WINDOW_BYTES: u32 = 256 << 10;
-/// The most bytes of one answer that are kept until the client takes them.
-const SEND_BYTES_MAX: usize = 256 << 10;
-/// The most requests that were reset before they were looked at, and that were reset for a fault of the client: with more the
-/// connection ends (CVE-2023-44487 and CVE-2024-27316 live of these).
+/// As much of an answer is written at once. The next piece is looked for when the client has taken most of those before.
+const PIECE_BYTES: usize = 16 << 10;
+/// With so many bytes of one answer that the client has not taken no further piece is written.
+const SEND_BYTES_MAX: usize = 64 << 10;
+/// The most requests that are reset by the client before they were looked at (CVE-2023-44487), and that may be reset for a fault of
+/// the client in the connection's life (RUSTSEC-2024-0003): with more it ends.
 const PENDING_RESETS_MAX: usize = 20;
 const ERROR_RESETS_MAX: usize = 1_024;
-/// How long a connection may be silent before it is asked whether it is there, and how long the client may take to say so.
+/// How long a connection may be silent before it is asked whether it is there, and how long the client may take to say so: what
+/// was sent before has to come through first.
 const PING_INTERVAL: Duration = Duration::from_secs(20);
-const PING_TIMEOUT: Duration = Duration::from_secs(10);
+const PING_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long a client has at least to take note that the connection ends (`GOAWAY`, section 6.8).
 const GOAWAY_TIME: Duration = Duration::from_secs(10);
 
-/// Serves one connection until it breaks off, its client has waited for nothing for a while, or `last_request` returns; then
-/// the requests under way are still answered, but their client has to take the answers.
-pub(crate) async fn serve(
-    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    service: TowerToHyperService<Router>,
-    last_request: impl Future<Output = ()>,
-) -> hyper::Result<()> {
-    let activity = Arc::new(Activity::new());
-    let streams = Streams { service, activity: Arc::clone(&activity) };
-    let mut connection = std::pin::pin!(builder().serve_connection(TokioIo::new(stream), streams));
-    tokio::select! {
-        ended = &mut connection => return ended,
-        () = last_request => {}
-        () = activity.idle() => {}
-    }
-    // Further requests are not taken.
-    connection.as_mut().graceful_shutdown();
-    tokio::select! {
-        ended = connection => ended,
-        () = async {
-            sleep(GOAWAY_TIME).await;
-            activity.idle().await;
-        } => Ok(()),
-    }
+/// The requests of one connection.
+pub(crate) struct Requests {
+    pub service: TowerToHyperService<Router>,
+    /// All requests over HTTP/2 that there are.
+    pub census: Arc<Census>,
+    /// Where these come from.
+    pub address: IpAddr,
 }
 
-fn builder() -> http2::Builder<TokioExecutor> {
-    let mut builder = http2::Builder::new(TokioExecutor::new());
+/// Serves one connection until it breaks off, its client is [idle](Activity::idle), or `last_request` returns; then the client is
+/// told to send no more, and the requests under way are still answered, as long as it takes the answers.
+pub(crate) async fn serve(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    requests: Requests,
+    last_request: impl Future<Output = ()>,
+) -> hyper::Result<()> {
+    let (tasks, activity) = (Tasks::default(), Arc::new(Activity::new()));
+    let ended = {
+        let streams = Streams { requests, activity: Arc::clone(&activity) };
+        let connection = builder(tasks.clone()).serve_connection(TokioIo::new(stream), streams);
+        let mut connection = std::pin::pin!(connection);
+        let early = tokio::select! {
+            ended = &mut connection => Some(ended),
+            () = last_request => None,
+            () = activity.idle() => None,
+        };
+        match early {
+            Some(ended) => ended,
+            None => {
+                connection.as_mut().graceful_shutdown();
+                tokio::select! {
+                    ended = connection => ended,
+                    () = async {
+                        sleep(GOAWAY_TIME).await;
+                        activity.idle().await;
+                    } => Ok(()),
+                }
+            }
+        }
+    };
+    // Without the connection each of them ends.
+    tasks.0.close();
+    tasks.0.wait().await;
+    ended
+}
+
+fn builder(tasks: Tasks) -> http2::Builder<Tasks> {
+    let mut builder = http2::Builder::new(tasks);
     builder
         .timer(TokioTimer::new())
         .max_concurrent_streams(STREAMS_MAX)
@@ -82,9 +113,18 @@ fn builder() -> http2::Builder<TokioExecutor> {
     builder
 }
 
-/// The requests of one connection.
+/// The tasks of one connection's requests.
+#[derive(Clone, Default)]
+struct Tasks(TaskTracker);
+
+impl<F: Future<Output: Send + 'static> + Send + 'static> Executor<F> for Tasks {
+    fn execute(&self, task: F) {
+        self.0.spawn(task);
+    }
+}
+
 struct Streams {
-    service: TowerToHyperService<Router>,
+    requests: Requests,
     activity: Arc<Activity>,
 }
 
@@ -95,47 +135,72 @@ impl Service<Request<Incoming>> for Streams {
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
         let line = Line::begin(&request);
-        let (service, waiting) = (self.service.clone(), self.activity.wait());
+        let Requests { service, census, address } = &self.requests;
+        let (service, place) = (service.clone(), census.enter(*address));
+        let activity = Arc::clone(&self.activity);
+        let waiting = activity.wait();
         Box::pin(async move {
-            let response = service.call(request).await?;
+            let response = match &place {
+                Some(_) => service.call(request).await?,
+                None => too_many(),
+            };
             line.end(&response);
-            Ok(response.map(|body| Answer { body, activity: Arc::clone(&waiting.0), waiting: None }))
+            let turn = Turn::Ours(waiting);
+            Ok(response.map(|body| Answer { body, rest: Bytes::new(), activity, turn, _place: place }))
         })
     }
 }
 
-/// Whether a client waits for something on its connection. A client that only has to take what is there does not: so one that
-/// grants no window to its answers cannot keep them and its connection.
-struct Activity(Mutex<Waits>);
+fn too_many() -> Response<Body> {
+    Refusal::new(ProblemCode::Overloaded, "there are too many requests at once").into_response()
+}
 
-struct Waits {
+/// What a connection's client waits for, and what it has not taken.
+struct Activity(Mutex<Open>);
+
+struct Open {
     /// Requests that are being served, and answers of which the next piece does not exist yet.
-    open: usize,
-    /// When the last of them ended, or the client last took something.
+    waiting: usize,
+    /// Since when answers have a piece that the client lets nobody send, each under a number of its own.
+    untaken: BTreeSet<(Instant, u64)>,
+    next: u64,
+    /// When something was last asked for, sent or taken.
     since: Instant,
 }
 
 impl Activity {
     fn new() -> Self {
-        Self(Mutex::new(Waits { open: 0, since: Instant::now() }))
+        let since = Instant::now();
+        Self(Mutex::new(Open { waiting: 0, untaken: BTreeSet::new(), next: 0, since }))
     }
 
-    fn lock(&self) -> MutexGuard<'_, Waits> {
+    fn lock(&self) -> MutexGuard<'_, Open> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn wait(self: &Arc<Self>) -> Waiting {
-        self.lock().open += 1;
+        self.lock().waiting += 1;
         Waiting(Arc::clone(self))
     }
 
-    /// Returns when the client has waited for nothing for [`IDLE_MAX`].
+    fn offer(self: &Arc<Self>) -> Untaken {
+        let mut open = self.lock();
+        let entry = (Instant::now(), open.next);
+        open.next += 1;
+        open.untaken.insert(entry);
+        drop(open);
+        Untaken { activity: Arc::clone(self), entry }
+    }
+
+    /// Returns when the client has waited for nothing for [`IDLE_MAX`], or not taken what one of its answers offers for so long:
+    /// an answer keeps memory and places that others need, whatever else its client waits for meanwhile.
     async fn idle(&self) {
         loop {
             let now = Instant::now();
             let since = {
-                let waits = self.lock();
-                if waits.open > 0 { now } else { waits.since }
+                let open = self.lock();
+                let quiet = if open.waiting > 0 { now } else { open.since };
+                open.untaken.first().map_or(quiet, |(since, _)| quiet.min(*since))
             };
             let due = since + IDLE_MAX;
             if due <= now {
@@ -151,17 +216,41 @@ struct Waiting(Arc<Activity>);
 
 impl Drop for Waiting {
     fn drop(&mut self) {
-        let mut waits = self.0.lock();
-        waits.open -= 1;
-        waits.since = Instant::now();
+        let mut open = self.0.lock();
+        open.waiting -= 1;
+        open.since = Instant::now();
     }
 }
 
-/// The body of an answer, which says whether the client waits for its next piece or it for the client.
+/// One thing that waits for the client.
+struct Untaken {
+    activity: Arc<Activity>,
+    entry: (Instant, u64),
+}
+
+impl Drop for Untaken {
+    fn drop(&mut self) {
+        let mut open = self.activity.lock();
+        open.untaken.remove(&self.entry);
+        open.since = Instant::now();
+    }
+}
+
+/// The body of an answer in pieces, which says who waits for whom.
 struct Answer {
     body: Body,
+    /// What of the body's last frame is still to be written.
+    rest: Bytes,
     activity: Arc<Activity>,
-    waiting: Option<Waiting>,
+    turn: Turn,
+    _place: Option<Place>,
+}
+
+/// Whose turn it is, held for as long as it is.
+#[expect(dead_code, reason = "they tell by being dropped")]
+enum Turn {
+    Ours(Waiting),
+    Clients(Untaken),
 }
 
 impl HttpBody for Answer {
@@ -172,18 +261,28 @@ impl HttpBody for Answer {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        let polled = Pin::new(&mut self.body).poll_frame(cx);
-        if polled.is_ready() {
-            self.waiting = None;
-            self.activity.lock().since = Instant::now();
-        } else if self.waiting.is_none() {
-            self.waiting = Some(self.activity.wait());
+        if self.rest.is_empty() {
+            let polled = Pin::new(&mut self.body).poll_frame(cx);
+            match polled {
+                Poll::Ready(Some(Ok(frame))) if frame.is_data() => {
+                    self.rest = frame.into_data().unwrap_or_default();
+                }
+                Poll::Ready(_) => return polled,
+                Poll::Pending => {
+                    if let Turn::Clients(_) = self.turn {
+                        self.turn = Turn::Ours(self.activity.wait());
+                    }
+                    return Poll::Pending;
+                }
+            }
         }
-        polled
+        self.turn = Turn::Clients(self.activity.offer());
+        let length = self.rest.len().min(PIECE_BYTES);
+        Poll::Ready(Some(Ok(Frame::data(self.rest.split_to(length)))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.rest.is_empty() && self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -194,23 +293,28 @@ impl HttpBody for Answer {
 #[cfg(test)]
 mod tests {
     use std::future::pending;
+    use std::net::Ipv4Addr;
 
     use axum::routing::get;
     use futures::stream;
+    use http_body_util::BodyExt;
     use hyper::client::conn::http2::{self as client, SendRequest};
     use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
     use tokio::task::JoinHandle;
     use tokio::time::timeout;
-    use tokio_util::task::TaskTracker;
 
     use super::*;
+    use crate::Config;
+
+    const LARGE: usize = 1 << 20;
 
     type Served = JoinHandle<hyper::Result<()>>;
 
-    /// The client's end of a connection, and the server's task.
+    /// The client's end of a connection with room for two requests at once, and the server's task.
     fn connection() -> (DuplexStream, Served) {
         let router = Router::new()
             .route("/small", get(async || "small"))
+            .route("/large", get(async || vec![b'x'; LARGE]))
             .route("/late", get(async || sleep(IDLE_MAX * 10).await))
             .route(
                 "/events",
@@ -220,13 +324,18 @@ mod tests {
                 }),
             );
         let (client, server) = duplex(1 << 20);
-        (client, TaskTracker::new().spawn(serve(server, TowerToHyperService::new(router), pending())))
+        let requests = Requests {
+            service: TowerToHyperService::new(router),
+            census: Arc::new(Census::new(&Config { connections_max: 2, ..Config::default() })),
+            address: Ipv4Addr::LOCALHOST.into(),
+        };
+        (client, TaskTracker::new().spawn(serve(server, requests, pending())))
     }
 
     /// A client that lets each answer have `window` bytes before it is taken.
     async fn client(window: u32) -> (SendRequest<Body>, Served) {
         let (stream, served) = connection();
-        let (sender, connection) = client::Builder::new(TokioExecutor::new())
+        let (sender, connection) = client::Builder::new(Tasks::default())
             .initial_stream_window_size(window)
             .handshake(TokioIo::new(stream))
             .await
@@ -258,6 +367,61 @@ mod tests {
         assert_eq!(answer.status(), 200, "the head needs no window");
         drop(served.await.unwrap());
         assert_eq!(begin.elapsed().as_secs(), (IDLE_MAX + GOAWAY_TIME).as_secs(), "told to go, then cut off");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_is_not_taken_ends_the_connection_whatever_else_its_client_waits_for() {
+        let (mut sender, served) = client(0).await;
+        let begin = Instant::now();
+        let waits = sender.send_request(request("/late"));
+        let answer = sender.send_request(request("/small")).await.unwrap();
+        drop(served.await.unwrap());
+        assert_eq!(begin.elapsed().as_secs(), (IDLE_MAX + GOAWAY_TIME).as_secs());
+        assert!(waits.await.is_err());
+        drop(answer);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_is_sent_for_as_long_as_its_client_goes_on_taking_it() {
+        let (mut sender, _served) = client(16 << 10).await;
+        let mut body = sender.send_request(request("/large")).await.unwrap().into_body();
+        let begin = Instant::now();
+        let mut length = 0;
+        while let Some(frame) = body.frame().await {
+            length += frame.unwrap().into_data().unwrap().len();
+            sleep(IDLE_MAX / 4).await;
+        }
+        assert_eq!(length, LARGE);
+        assert!(begin.elapsed() > IDLE_MAX * 10, "it was not slow: {:?}", begin.elapsed());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_whose_client_hung_up_leaves_no_task() {
+        let (mut sender, served) = client(0).await;
+        let waits = sender.send_request(request("/late"));
+        let answer = sender.send_request(request("/small")).await.unwrap();
+        let begin = Instant::now();
+        drop((waits, answer, sender));
+        drop(served.await.unwrap());
+        assert_eq!(begin.elapsed().as_secs(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn requests_have_places_which_their_answers_give_back() {
+        let (mut sender, _served) = client(1_000).await;
+        let mut held = Vec::new();
+        for _ in 0..2 {
+            held.push(sender.send_request(request("/events")).await.unwrap());
+        }
+        assert_eq!(sender.send_request(request("/small")).await.unwrap().status(), 503);
+        held.clear();
+        // The resets are on their way.
+        sleep(Duration::from_millis(1)).await;
+        for _ in 0..3 {
+            let answer = sender.send_request(request("/small")).await.unwrap();
+            assert_eq!(answer.status(), 200);
+            assert_eq!(answer.into_body().collect().await.unwrap().to_bytes(), "small");
+        }
     }
 
     #[tokio::test(start_paused = true)]

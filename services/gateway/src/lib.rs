@@ -16,6 +16,7 @@
 mod access_log;
 mod admission;
 mod api;
+mod census;
 mod config;
 mod dispatched;
 mod explanation;

@@ -87,12 +87,18 @@ pub(crate) fn waiting(waiters: usize, followers: usize) {
     HOT.followers.set(followers as f64);
 }
 
-pub(crate) fn connected() {
+/// An open connection.
+pub(crate) struct Connected(());
+
+pub(crate) fn connected() -> Connected {
     HOT.connections.increment(1.0);
+    Connected(())
 }
 
-pub(crate) fn disconnected() {
-    HOT.connections.decrement(1.0);
+impl Drop for Connected {
+    fn drop(&mut self) {
+        HOT.connections.decrement(1.0);
+    }
 }
 
 pub(crate) fn connection_refused() {

@@ -1,10 +1,9 @@
 //! The connections: every one of them has a limit on how many there are and how long it may be silent, and a drain ends.
 
-use std::collections::HashMap;
 use std::convert::Infallible;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -27,6 +26,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
 use crate::access_log::Line;
+use crate::census::{Census, Place};
 use crate::gateway::Gateway;
 use crate::problem::Refusal;
 use crate::wire::{self, Guarded, Wire};
@@ -41,7 +41,7 @@ const AGE_MAX: Duration = Duration::from_secs(3_600);
 /// The largest header of a request, and the most lines in it.
 const HEADER_BYTES_MAX: usize = 16 << 10;
 const HEADER_LINES_MAX: usize = 64;
-/// The most bytes of a request or an answer that are kept in memory for one connection, beside a body being collected.
+/// The most bytes of a request or an answer that HTTP/1.1 keeps in memory for a connection, beside a body being collected.
 const BUFFER_BYTES_MAX: usize = 64 << 10;
 /// From the end of the callers' waits to the end of the drain: time to write what they are told.
 pub(crate) const LAST_ANSWERS: Duration = Duration::from_secs(3);
@@ -96,6 +96,7 @@ impl Listener {
     /// Accepts until `shutdown` drains, then waits for the open connections, at most for the drain's limit.
     pub async fn serve(self, gateway: &Gateway, router: Router, shutdown: &Shutdown) {
         let census = Arc::new(Census::new(&gateway.config));
+        let open_requests = Arc::new(Census::new(&gateway.config));
         let service = TowerToHyperService::new(router);
         let head_max = Duration::from_millis(gateway.config.header_ms_max);
         let mut connections = JoinSet::new();
@@ -107,10 +108,15 @@ impl Listener {
                     Ok((stream, peer)) => match census.enter(peer.ip()) {
                         Some(place) => {
                             let (service, shutdown) = (service.clone(), shutdown.clone());
-                            let connection = Connection { service, shutdown, head_max, _place: place };
+                            let requests = http2::Requests { service, census: open_requests.clone(), address: peer.ip() };
+                            let counted = (place, metrics::connected());
+                            let connection = Connection { requests, shutdown, head_max, _counted: counted };
                             connections.spawn(connection.serve(stream, self.tls.clone()));
                         }
-                        None => refuse(&stream, self.tls.is_some()),
+                        None => {
+                            metrics::connection_refused();
+                            refuse(&stream, self.tls.is_some());
+                        }
                     },
                     Err(error) => {
                         // Too many open files: there may be fewer in a moment.
@@ -147,10 +153,10 @@ fn refuse(stream: &TcpStream, is_tls: bool) {
 }
 
 struct Connection {
-    service: TowerToHyperService<Router>,
+    requests: http2::Requests,
     shutdown: Shutdown,
     head_max: Duration,
-    _place: Place,
+    _counted: (Place, metrics::Connected),
 }
 
 impl Connection {
@@ -181,7 +187,7 @@ impl Connection {
         let ended = match is_http2 {
             Ok(false) => self.http1(stream, wire).await,
             // Apart, so that a connection of the other version has no room for it.
-            Ok(true) => Box::pin(http2::serve(stream, self.service, last_request(&self.shutdown))).await,
+            Ok(true) => Box::pin(http2::serve(stream, self.requests, last_request(&self.shutdown))).await,
             Err(error) => {
                 tracing::debug!(%error, "a connection broke off before its first request");
                 return;
@@ -205,7 +211,7 @@ impl Connection {
             .max_header_size(HEADER_BYTES_MAX)
             .max_headers(HEADER_LINES_MAX)
             .half_close(false)
-            .serve_connection(TokioIo::new(stream), Requests { service: self.service, wire });
+            .serve_connection(TokioIo::new(stream), Requests { service: self.requests.service, wire });
         let mut connection = std::pin::pin!(connection);
         tokio::select! {
             ended = &mut connection => ended,
@@ -259,60 +265,4 @@ fn ambiguous() -> Response<Body> {
     let mut response = Refusal::new(ProblemCode::Parameter, detail).into_response();
     response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     response
-}
-
-/// How many connections there are, in all and by address.
-struct Census {
-    most: usize,
-    most_each: usize,
-    open: Mutex<Open>,
-}
-
-#[derive(Default)]
-struct Open {
-    all: usize,
-    by_address: HashMap<IpAddr, usize>,
-}
-
-/// One counted connection.
-struct Place {
-    census: Arc<Census>,
-    address: IpAddr,
-}
-
-impl Census {
-    fn new(config: &Config) -> Self {
-        Self {
-            most: config.connections_max,
-            most_each: config.connections_per_address_max,
-            open: Mutex::default(),
-        }
-    }
-
-    fn enter(self: &Arc<Self>, address: IpAddr) -> Option<Place> {
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        let each = open.by_address.get(&address).copied().unwrap_or(0);
-        if open.all >= self.most || each >= self.most_each {
-            metrics::connection_refused();
-            return None;
-        }
-        open.all += 1;
-        open.by_address.insert(address, each + 1);
-        metrics::connected();
-        Some(Place { census: self.clone(), address })
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let mut open = self.census.open.lock().unwrap_or_else(PoisonError::into_inner);
-        open.all -= 1;
-        if let Some(each) = open.by_address.get_mut(&self.address) {
-            *each -= 1;
-            if *each == 0 {
-                open.by_address.remove(&self.address);
-            }
-        }
-        metrics::disconnected();
-    }
 }

@@ -47,12 +47,12 @@ pub const KEYS: &[Key] = &[
     text("gateway.tls_key_file", "TLS: its private key, as PEM"),
     number(
         "gateway.connections_max",
-        "the most connections at once, of which one of HTTP/2 carries up to 128 requests; the soft limit of open files is raised to what they need, as far as the hard one lets it",
+        "the most connections at once, and the most requests at once on those of HTTP/2, each of which carries up to 128; further ones get `503`. The soft limit of open files is raised to what they need, as far as the hard one lets it",
         1..=1_000_000,
     ),
     number(
         "gateway.connections_per_address_max",
-        "the most connections at once from one address",
+        "the most connections at once from one address, and the most requests at once over HTTP/2; further ones get `503`",
         1..=1_000_000,
     ),
     number(
