@@ -62,8 +62,8 @@ PYTHON
 }
 
 choose_ports() {
-    read -r amqp_port amqps_port dist_port epmd_port < <(free_ports 4)
-    printf '%s\n' "amqp_port=$amqp_port" "amqps_port=$amqps_port" "dist_port=$dist_port" "epmd_port=$epmd_port" > "$dir/ports"
+    read -r amqp_port amqps_port < <(free_ports 2)
+    printf '%s\n' "amqp_port=$amqp_port" "amqps_port=$amqps_port" > "$dir/ports"
     local password
     password=$(< "$dir/password")
     write_env "GANTRY_TEST_AMQP=amqp://gantry:$password@127.0.0.1:$amqp_port/%2f" \
@@ -72,7 +72,10 @@ choose_ports() {
         "GANTRY_TEST_RABBITMQ_DIR=$dir"
 }
 
+# Those of its clients stay; the broker's own are others each time, so that nobody can have taken them meanwhile.
 launch() {
+    read -r dist_port epmd_port < <(free_ports 2)
+    printf '%s\n' "amqp_port=$amqp_port" "amqps_port=$amqps_port" "dist_port=$dist_port" "epmd_port=$epmd_port" > "$dir/ports"
     cat > "$dir/rabbitmq.conf" << CONF
 listeners.tcp.1 = 127.0.0.1:$amqp_port
 listeners.ssl.1 = 127.0.0.1:$amqps_port

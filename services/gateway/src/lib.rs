@@ -69,7 +69,7 @@ pub async fn run(
 ) -> anyhow::Result<()> {
     metrics::describe();
     config.check().map_err(|error| ConfigurationError::new(error.to_string()))?;
-    let listener = server::Listener::bind(&config).await?;
+    let listener = server::Listener::bind(&config)?;
     let replies = ports.broker.replies().await.context("receive replies")?;
     let (gateway, writer_task) = Gateway::new(config, ports, shutdown.clone());
     let mut background = JoinSet::new();

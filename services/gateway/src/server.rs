@@ -1,6 +1,7 @@
 //! The connections: every one of them has a limit on how many there are and how long it may be silent, and a drain ends.
 
 use std::convert::Infallible;
+use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -20,7 +21,7 @@ use hyper_util::service::TowerToHyperService;
 use protocol::ProblemCode;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
@@ -50,6 +51,9 @@ const TOO_MANY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: appl
     retry-after: 2\r\nconnection: close\r\ncontent-length: 116\r\n\r\n\
     {\"type\":\"about:blank\",\"code\":\"overloaded\",\"status\":503,\"title\":\"Too busy\",\"detail\":\"there are too many connections\"}";
 
+/// Connections that wait to be accepted, if the kernel (`net.core.somaxconn`) lets so many: who comes when there are more tries
+/// again after a second. Usual are 128, which a client that opens all of its connections at once is enough to fill.
+const BACKLOG: u32 = 4_096;
 /// Files that are open beside the connections.
 const OTHER_FILES: u64 = 512;
 
@@ -68,6 +72,14 @@ fn allow_open_files(connections: usize) {
     }
 }
 
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    // So that it can be bound again while connections of a process before are still in their last minute.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
 /// A bound address.
 pub(crate) struct Listener {
     listener: TcpListener,
@@ -76,15 +88,14 @@ pub(crate) struct Listener {
 }
 
 impl Listener {
-    pub async fn bind(config: &Config) -> anyhow::Result<Self> {
+    pub fn bind(config: &Config) -> anyhow::Result<Self> {
         let tls = match (&config.tls_cert_file, &config.tls_key_file) {
             (Some(cert), Some(key)) => Some(tls::acceptor(cert, key)?),
             (None, _) | (_, None) => None,
         };
         allow_open_files(config.connections_max);
-        let listener = TcpListener::bind(config.listen)
-            .await
-            .with_context(|| format!("gateway.listen = {}", config.listen))?;
+        let listener =
+            listen(config.listen).with_context(|| format!("gateway.listen = {}", config.listen))?;
         let address = listener.local_addr().context("read the address")?;
         Ok(Self { listener, address, tls })
     }
@@ -265,4 +276,20 @@ fn ambiguous() -> Response<Body> {
     let mut response = Refusal::new(ProblemCode::Parameter, detail).into_response();
     response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::future::try_join_all;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn many_connections_at_once_wait_to_be_accepted() {
+        let config = Config { listen: "127.0.0.1:0".parse().unwrap(), ..Config::default() };
+        let listener = Listener::bind(&config).unwrap();
+        // Nobody accepts.
+        let connecting = try_join_all((0..500).map(|_| TcpStream::connect(listener.address())));
+        timeout(Duration::from_secs(20), connecting).await.expect("there is room for all").unwrap();
+    }
 }
