@@ -21,6 +21,9 @@ use crate::problem::Refusal;
 
 /// The slowest a body may come, in bytes per second, after a grace of ten seconds.
 const BODY_RATE_MIN: u64 = 64 << 10;
+/// A body of at most so many bytes is copied: as it comes it is a part of the connection's buffer, all of which it would keep, and
+/// the connection would need another.
+const COPIED_MAX: usize = 2 << 10;
 const BODY_GRACE: Duration = Duration::from_secs(10);
 
 /// Reads `text` as a name of some kind.
@@ -267,12 +270,14 @@ pub(crate) async fn read_optional(
 /// The whole of a body, or what broke it off; `None` if it has more than `most` bytes.
 async fn collect(body: Body, most: usize) -> Result<Bytes, Option<axum::Error>> {
     let mut chunks = body.into_data_stream();
-    // Most bodies come in one piece, which then is not copied.
+    // Most bodies come in one piece.
     let Some(first) = chunks.next().await.transpose()? else { return Ok(Bytes::new()) };
     if first.len() > most {
         return Err(None);
     }
-    let Some(second) = chunks.next().await.transpose()? else { return Ok(first) };
+    let Some(second) = chunks.next().await.transpose()? else {
+        return Ok(if first.len() > COPIED_MAX { first } else { Bytes::copy_from_slice(&first) });
+    };
     let mut bytes = BytesMut::from(first);
     let mut next = Some(second);
     while let Some(chunk) = next {
