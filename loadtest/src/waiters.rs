@@ -27,6 +27,8 @@ const EACH_ADDRESS: usize = 1_900;
 const WAIT_S: u32 = 300;
 /// How long the gateway may take until all wait.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// How long they wait before the gateway's memory is looked at: then it is that of waiting, and not of the rush before.
+const SETTLE: Duration = Duration::from_secs(5);
 
 /// Lets many callers wait at one gateway and says what memory each costs it
 #[derive(Debug, Clone, Args)]
@@ -68,7 +70,8 @@ pub async fn run(args: Waiters) -> anyhow::Result<bool> {
     let mut held = if args.http2 { streams(&args)? } else { connections(&args, port).await? };
     all_wait(&gateways, args.callers).await?;
     let connected_s = began.elapsed().as_secs_f64();
-    let after = resident(pid)?;
+    sleep(SETTLE).await;
+    let (after, peak) = (resident(pid)?, memory(pid, "VmHWM:")?);
     let answered = held.answered();
     if answered > 0 {
         bail!(
@@ -77,14 +80,21 @@ pub async fn run(args: Waiters) -> anyhow::Result<bool> {
     }
     let each = (after.saturating_sub(before)) as f64 / f64::from(args.callers);
     println!(
-        "{} callers wait at {} (process {pid}); all did after {connected_s:.1} s",
-        args.callers, args.url
+        "{} callers wait at {} (process {pid}); all did after {connected_s:.1} s, and {} s later:",
+        args.callers,
+        args.url,
+        SETTLE.as_secs()
     );
-    println!("  resident memory  {:.1} MiB before, {:.1} MiB now", mib(before), mib(after));
+    println!(
+        "  resident memory  {:.1} MiB before, {:.1} MiB now, {:.1} MiB at most",
+        mib(before),
+        mib(after),
+        mib(peak)
+    );
     println!("  each caller      {each:.0} bytes");
     if let Some(file) = &args.json {
         let figures = json!({ "callers": args.callers, "payload": args.payload, "http2": args.http2, "resident_before": before,
-            "resident_after": after, "bytes_each": each, "connected_s": connected_s });
+            "resident_after": after, "resident_peak": peak, "bytes_each": each, "connected_s": connected_s });
         std::fs::write(file, format!("{figures:#}\n"))
             .with_context(|| format!("write {}", file.display()))?;
     }
@@ -189,8 +199,13 @@ async fn all_wait(gateways: &Gateways, callers: u32) -> anyhow::Result<()> {
 }
 
 fn resident(pid: u32) -> anyhow::Result<u64> {
+    memory(pid, "VmRSS:")
+}
+
+/// What the kernel says of a process's memory under that name, in bytes (proc_pid_status(5)).
+fn memory(pid: u32, name: &str) -> anyhow::Result<u64> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/status")).context("read the gateway's memory")?;
-    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
+    let line = text.lines().find_map(|line| line.strip_prefix(name)).with_context(|| format!("no {name}"))?;
     let kib: u64 = line.split_whitespace().next().unwrap_or_default().parse()?;
     Ok(kib * 1_024)
 }
