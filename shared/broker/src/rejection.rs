@@ -3,6 +3,8 @@ use protocol::{HeaderValue, RawMessage, header};
 
 /// The most bytes of the sender's headers that are kept: they have to fit into one frame of whoever publishes them.
 const HEADER_BYTES_MAX: usize = 16 << 10;
+/// What a header takes beside its name and its text: the length of the name, the type, the length of the text (AMQP 0-9-1, 4.2.5.5).
+const FRAMING_BYTES: usize = 6;
 /// The most bytes of a reason: it may quote what was wrong.
 const REASON_BYTES_MAX: usize = 1_000;
 
@@ -16,7 +18,7 @@ pub(crate) fn with_reason(
 ) -> RawMessage {
     let (count, mut room) = (message.headers.len(), HEADER_BYTES_MAX);
     message.headers.retain(|name, value| {
-        let bytes = name.len() + value.bytes();
+        let bytes = name.len() + value.bytes() + FRAMING_BYTES;
         let fits = bytes <= room;
         if fits {
             room -= bytes;
@@ -35,4 +37,23 @@ pub(crate) fn with_reason(
         message.headers.insert(name.to_owned(), HeaderValue::Text(text.to_owned()));
     }
     message
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn headers_are_kept_as_far_as_there_is_room_for_them_and_what_they_take() {
+        for (name_bytes, text_bytes) in [(4, 0), (4, 100), (200, 10_000)] {
+            let one = |n| (format!("{n:0name_bytes$}"), HeaderValue::Text("x".repeat(text_bytes)));
+            let message = RawMessage { headers: (0..9_000).map(one).collect(), ..RawMessage::default() };
+            let rejected = with_reason(message, &QueueName::default(), "model", "why");
+            let kept: Vec<_> = rejected.headers.keys().filter(|name| !name.starts_with("x-")).collect();
+            let each = 1 + name_bytes + 1 + 4 + text_bytes;
+            assert_eq!(kept.len(), HEADER_BYTES_MAX / each, "{name_bytes}, {text_bytes}");
+            let dropped = HeaderValue::Integer(i64::try_from(9_000 - kept.len()).unwrap());
+            assert_eq!(rejected.headers[header::DROPPED], dropped);
+        }
+    }
 }

@@ -38,6 +38,8 @@ pub(super) struct Settings {
 /// The most bytes of a frame on a connection to which nothing is delivered. The driver has two buffers of 32 frames for each
 /// connection, and touches all of them.
 const FRAME_MAX: u32 = 32 << 10;
+/// What RabbitMQ lets a producer use unless it is configured otherwise.
+const SERVER_FRAME_MAX: u32 = 128 << 10;
 
 /// What a connection is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,12 +58,12 @@ impl Role {
         }
     }
 
-    /// `None` is what the server offers. A message's headers are one frame, which the server cuts for nobody: a message from a
-    /// producer with larger frames would end each connection it is delivered to.
-    const fn frame_max(self) -> Option<u32> {
+    /// A message's headers are one frame, which the server cuts for nobody: a message from a producer with larger frames would end
+    /// each connection it is delivered to.
+    const fn frame_max(self) -> u32 {
         match self {
-            Self::Consume => None,
-            Self::Publish | Self::Depth => Some(FRAME_MAX),
+            Self::Consume => SERVER_FRAME_MAX,
+            Self::Publish | Self::Depth => FRAME_MAX,
         }
     }
 }
@@ -76,7 +78,7 @@ impl Settings {
 
     fn uri(&self, role: Role) -> AMQPUri {
         let mut uri = self.uri.clone();
-        uri.query.frame_max = uri.query.frame_max.or(role.frame_max());
+        uri.query.frame_max.get_or_insert(role.frame_max());
         uri
     }
 }
