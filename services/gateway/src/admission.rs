@@ -24,6 +24,8 @@ const BODY_RATE_MIN: u64 = 64 << 10;
 /// A body of at most so many bytes is copied: as it comes it is a part of the connection's buffer, all of which it would keep, and
 /// the connection would need another.
 const COPIED_MAX: usize = 2 << 10;
+/// The most bytes of what an operator asks for.
+const SMALL_BYTES_MAX: usize = 4 << 10;
 const BODY_GRACE: Duration = Duration::from_secs(10);
 
 /// Reads `text` as a name of some kind.
@@ -237,34 +239,51 @@ pub(crate) async fn read(
 }
 
 /// Reads a body of 0 to `most` bytes that comes fast enough.
-pub(crate) async fn read_optional(
+async fn read_optional(
     room: &Arc<Semaphore>,
     headers: &HeaderMap,
     body: Body,
     most: usize,
     too_large: ProblemCode,
 ) -> Result<Collected, Refusal> {
-    let too_large = || Refusal::new(too_large, format!("the body has more than {most} bytes"));
-    let announced =
-        headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
-    if announced.is_some_and(|length| length > most as u64) {
-        return Err(too_large());
-    }
-    let length = announced.unwrap_or(most as u64);
+    let length = length(headers, most, too_large)?;
     let kib = u32::try_from(length.div_ceil(1 << 10)).unwrap_or(u32::MAX);
     let room = room.clone().try_acquire_many_owned(kib).map_err(|_| {
         Refusal::new(ProblemCode::Overloaded, "the bodies of other requests take all there is; try again")
     })?;
+    Ok(Collected { bytes: timely(body, length, most, too_large).await?, room })
+}
+
+/// Reads a body of 0 to [`SMALL_BYTES_MAX`] that comes fast enough. What an operator asks for needs no room among other bodies.
+pub(crate) async fn read_small(headers: &HeaderMap, body: Body) -> Result<Bytes, Refusal> {
+    let (most, too_large) = (SMALL_BYTES_MAX, ProblemCode::TooLarge);
+    timely(body, length(headers, most, too_large)?, most, too_large).await
+}
+
+/// How long a body says it is, or the most it may be.
+fn length(headers: &HeaderMap, most: usize, code: ProblemCode) -> Result<u64, Refusal> {
+    let announced =
+        headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+    match announced {
+        Some(length) if length > most as u64 => Err(too_large(most, code)),
+        length => Ok(length.unwrap_or(most as u64)),
+    }
+}
+
+fn too_large(most: usize, code: ProblemCode) -> Refusal {
+    Refusal::new(code, format!("the body has more than {most} bytes"))
+}
+
+async fn timely(body: Body, length: u64, most: usize, code: ProblemCode) -> Result<Bytes, Refusal> {
     let patience = BODY_GRACE + Duration::from_secs(length / BODY_RATE_MIN);
     let Ok(collected) = timeout(patience, collect(body, most)).await else {
         let detail = format!("the body did not come within {} s", patience.as_secs());
         return Err(Refusal::new(ProblemCode::BodyTimeout, detail));
     };
-    let bytes = collected.map_err(|broken| match broken {
+    collected.map_err(|broken| match broken {
         Some(error) => Refusal::new(ProblemCode::Parameter, format!("the body broke off: {error}")),
-        None => too_large(),
-    })?;
-    Ok(Collected { bytes, room })
+        None => too_large(most, code),
+    })
 }
 
 /// The whole of a body, or what broke it off; `None` if it has more than `most` bytes.
@@ -275,9 +294,7 @@ async fn collect(body: Body, most: usize) -> Result<Bytes, Option<axum::Error>> 
     if first.len() > most {
         return Err(None);
     }
-    let Some(second) = chunks.next().await.transpose()? else {
-        return Ok(if first.len() > COPIED_MAX { first } else { Bytes::copy_from_slice(&first) });
-    };
+    let Some(second) = chunks.next().await.transpose()? else { return Ok(apart(first)) };
     let mut bytes = BytesMut::from(first);
     let mut next = Some(second);
     while let Some(chunk) = next {
@@ -287,7 +304,12 @@ async fn collect(body: Body, most: usize) -> Result<Bytes, Option<axum::Error>> 
         bytes.extend_from_slice(&chunk);
         next = chunks.next().await.transpose()?;
     }
-    Ok(bytes.freeze())
+    Ok(apart(bytes.freeze()))
+}
+
+/// The same bytes, which keep no more than themselves if they are few.
+fn apart(bytes: Bytes) -> Bytes {
+    if bytes.len() > COPIED_MAX { bytes } else { Bytes::copy_from_slice(&bytes) }
 }
 
 #[cfg(test)]
@@ -331,6 +353,27 @@ mod tests {
             headers.insert("traceparent", HeaderValue::from_static(text));
             assert_eq!(traceparent(&headers).as_deref(), expected);
         }
+    }
+
+    #[tokio::test]
+    async fn a_small_body_keeps_nothing_of_the_buffer_it_came_in() {
+        for pieces in [&[(0, 20)][..], &[(0, 5), (5, 20)]] {
+            let buffer = Bytes::from(vec![b'x'; 8 << 10]);
+            let pieces: Vec<_> =
+                pieces.iter().map(|(from, to)| Ok::<_, std::io::Error>(buffer.slice(*from..*to))).collect();
+            let body = Body::from_stream(futures::stream::iter(pieces));
+            let body = collect(body, 100).await.unwrap();
+            assert_eq!(body.len(), 20);
+            assert!(buffer.is_unique());
+        }
+        // Nothing but the body keeps the buffer when the second piece comes.
+        let (mut buffer, rest) = (BytesMut::from(&[b'x'; 8 << 10][..]), Bytes::from_static(b"x"));
+        let first = buffer.split_to(20).freeze();
+        drop(buffer);
+        let pieces = [first, rest].map(Ok::<_, std::io::Error>);
+        let body = collect(Body::from_stream(futures::stream::iter(pieces)), 100).await.unwrap();
+        let capacity = BytesMut::from(body).capacity();
+        assert!(capacity < 100, "{capacity}");
     }
 
     #[tokio::test]

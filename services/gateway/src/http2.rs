@@ -1,6 +1,7 @@
 //! HTTP/2 (RFC 9113): many requests on one connection, whose limits are its own.
 
-use std::collections::BTreeSet;
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::convert::Infallible;
 use std::net::IpAddr;
 use std::pin::Pin;
@@ -12,6 +13,7 @@ use axum::Router;
 use axum::body::{Body, Bytes, HttpBody};
 use axum::http::{Request, Response};
 use axum::response::IntoResponse;
+use bytes::Buf;
 use hyper::body::{Frame, Incoming, SizeHint};
 use hyper::rt::Executor;
 use hyper::server::conn::http2;
@@ -36,7 +38,8 @@ const STREAMS_MAX: u32 = 128;
 const HEADER_BYTES_MAX: u32 = 16 << 10;
 /// The most bytes of request bodies that a connection may send before they are read, and of one body.
 const WINDOW_BYTES: u32 = 256 << 10;
-/// As much of an answer is written at once. The next piece is looked for when the client has taken most of those before.
+/// As much of an answer is written at once. The next piece is taken from the body at once, and handed over when the client's window
+/// has room for one byte of it.
 const PIECE_BYTES: usize = 16 << 10;
 /// With so many bytes of one answer that the client has not taken no further piece is written.
 const SEND_BYTES_MAX: usize = 64 << 10;
@@ -137,16 +140,16 @@ impl Service<Request<Incoming>> for Streams {
         let line = Line::begin(&request);
         let Requests { service, census, address } = &self.requests;
         let (service, place) = (service.clone(), census.enter(*address));
-        let activity = Arc::clone(&self.activity);
-        let waiting = activity.wait();
+        let held =
+            Arc::new(Held { number: self.activity.number(), activity: Arc::clone(&self.activity), place });
+        let waiting = self.activity.wait();
         Box::pin(async move {
-            let response = match &place {
+            let response = match held.place {
                 Some(_) => service.call(request).await?,
                 None => too_many(),
             };
             line.end(&response);
-            let turn = Turn::Ours(waiting);
-            Ok(response.map(|body| Answer { body, rest: Bytes::new(), activity, turn, _place: place }))
+            Ok(response.map(|body| Answer { body, rest: Bytes::new(), waiting: Some(waiting), held }))
         })
     }
 }
@@ -161,21 +164,33 @@ struct Activity(Mutex<Open>);
 struct Open {
     /// Requests that are being served, and answers of which the next piece does not exist yet.
     waiting: usize,
-    /// Since when answers have a piece that the client lets nobody send, each under a number of its own.
-    untaken: BTreeSet<(Instant, u64)>,
-    next: u64,
-    /// When something was last asked for, sent or taken.
+    /// The answers of which pieces lie here, by their numbers.
+    untaken: HashMap<u64, Untaken>,
+    numbers: u64,
+    /// When something was last asked for, made or taken.
+    since: Instant,
+}
+
+struct Untaken {
+    pieces: usize,
+    /// When there was the first of them, or one was last taken.
     since: Instant,
 }
 
 impl Activity {
     fn new() -> Self {
         let since = Instant::now();
-        Self(Mutex::new(Open { waiting: 0, untaken: BTreeSet::new(), next: 0, since }))
+        Self(Mutex::new(Open { waiting: 0, untaken: HashMap::new(), numbers: 0, since }))
     }
 
     fn lock(&self) -> MutexGuard<'_, Open> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn number(&self) -> u64 {
+        let mut open = self.lock();
+        open.numbers += 1;
+        open.numbers
     }
 
     fn wait(self: &Arc<Self>) -> Waiting {
@@ -183,24 +198,34 @@ impl Activity {
         Waiting(Arc::clone(self))
     }
 
-    fn offer(self: &Arc<Self>) -> Untaken {
-        let mut open = self.lock();
-        let entry = (Instant::now(), open.next);
-        open.next += 1;
-        open.untaken.insert(entry);
-        drop(open);
-        Untaken { activity: Arc::clone(self), entry }
+    fn offered(&self, number: u64) {
+        let untaken = || Untaken { pieces: 0, since: Instant::now() };
+        self.lock().untaken.entry(number).or_insert_with(untaken).pieces += 1;
     }
 
-    /// Returns when the client has waited for nothing for [`IDLE_MAX`], or not taken what one of its answers offers for so long:
-    /// an answer keeps memory and places that others need, whatever else its client waits for meanwhile.
+    fn taken(&self, number: u64) {
+        let mut open = self.lock();
+        let now = Instant::now();
+        open.since = now;
+        if let Entry::Occupied(mut answer) = open.untaken.entry(number) {
+            let untaken = answer.get_mut();
+            untaken.pieces -= 1;
+            untaken.since = now;
+            if untaken.pieces == 0 {
+                answer.remove();
+            }
+        }
+    }
+
+    /// Returns when the client has waited for nothing for [`IDLE_MAX`], or taken nothing of one of its answers for so long: an
+    /// answer keeps memory and places that others need, whatever else its client waits for meanwhile.
     async fn idle(&self) {
         loop {
             let now = Instant::now();
             let since = {
                 let open = self.lock();
                 let quiet = if open.waiting > 0 { now } else { open.since };
-                open.untaken.first().map_or(quiet, |(since, _)| quiet.min(*since))
+                open.untaken.values().map(|untaken| untaken.since).fold(quiet, Ord::min)
             };
             let due = since + IDLE_MAX;
             if due <= now {
@@ -222,63 +247,88 @@ impl Drop for Waiting {
     }
 }
 
-/// One thing that waits for the client.
-struct Untaken {
+/// What an answer holds until the last of its pieces has gone.
+struct Held {
+    number: u64,
     activity: Arc<Activity>,
-    entry: (Instant, u64),
+    place: Option<Place>,
 }
 
-impl Drop for Untaken {
-    fn drop(&mut self) {
-        let mut open = self.activity.lock();
-        open.untaken.remove(&self.entry);
-        open.since = Instant::now();
-    }
-}
-
-/// The body of an answer in pieces, which says who waits for whom.
+/// The body of an answer in pieces.
 struct Answer {
     body: Body,
     /// What of the body's last frame is still to be written.
     rest: Bytes,
-    activity: Arc<Activity>,
-    turn: Turn,
-    _place: Option<Place>,
+    /// There while the client waits for the next piece.
+    waiting: Option<Waiting>,
+    held: Arc<Held>,
 }
 
-/// Whose turn it is, held for as long as it is.
-#[expect(dead_code, reason = "they tell by being dropped")]
-enum Turn {
-    Ours(Waiting),
-    Clients(Untaken),
+/// Some bytes of an answer. It is dropped when it has been written, for which its client has to grant a window: h2 keeps what there is
+/// none for, also when all of the answer has been made.
+struct Piece {
+    bytes: Bytes,
+    held: Arc<Held>,
+}
+
+impl Piece {
+    fn new(bytes: Bytes, held: &Arc<Held>) -> Self {
+        held.activity.offered(held.number);
+        Self { bytes, held: Arc::clone(held) }
+    }
+}
+
+impl Drop for Piece {
+    fn drop(&mut self) {
+        self.held.activity.taken(self.held.number);
+    }
+}
+
+impl Buf for Piece {
+    fn remaining(&self) -> usize {
+        self.bytes.remaining()
+    }
+
+    fn chunk(&self) -> &[u8] {
+        self.bytes.chunk()
+    }
+
+    fn advance(&mut self, count: usize) {
+        self.bytes.advance(count);
+    }
 }
 
 impl HttpBody for Answer {
-    type Data = Bytes;
+    type Data = Piece;
     type Error = axum::Error;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+    ) -> Poll<Option<Result<Frame<Piece>, axum::Error>>> {
         if self.rest.is_empty() {
-            let polled = Pin::new(&mut self.body).poll_frame(cx);
-            match polled {
+            match Pin::new(&mut self.body).poll_frame(cx) {
                 Poll::Ready(Some(Ok(frame))) if frame.is_data() => {
                     self.rest = frame.into_data().unwrap_or_default();
                 }
-                Poll::Ready(_) => return polled,
+                Poll::Ready(other) => {
+                    self.waiting = None;
+                    let held = &self.held;
+                    let with_pieces = |frame: Frame<Bytes>| frame.map_data(|bytes| Piece::new(bytes, held));
+                    return Poll::Ready(other.map(|frame| frame.map(with_pieces)));
+                }
                 Poll::Pending => {
-                    if let Turn::Clients(_) = self.turn {
-                        self.turn = Turn::Ours(self.activity.wait());
+                    if self.waiting.is_none() {
+                        self.waiting = Some(self.held.activity.wait());
                     }
                     return Poll::Pending;
                 }
             }
         }
-        self.turn = Turn::Clients(self.activity.offer());
+        self.waiting = None;
         let length = self.rest.len().min(PIECE_BYTES);
-        Poll::Ready(Some(Ok(Frame::data(self.rest.split_to(length)))))
+        let bytes = self.rest.split_to(length);
+        Poll::Ready(Some(Ok(Frame::data(Piece::new(bytes, &self.held)))))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -361,24 +411,30 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_client_that_grants_its_answers_no_window_does_not_keep_them() {
-        let (mut sender, served) = client(0).await;
-        let begin = Instant::now();
-        let answer = sender.send_request(request("/small")).await.unwrap();
-        assert_eq!(answer.status(), 200, "the head needs no window");
-        drop(served.await.unwrap());
-        assert_eq!(begin.elapsed().as_secs(), (IDLE_MAX + GOAWAY_TIME).as_secs(), "told to go, then cut off");
+        for window in [0, 1] {
+            let (mut sender, served) = client(window).await;
+            let begin = Instant::now();
+            let answer = sender.send_request(request("/small")).await.unwrap();
+            assert_eq!(answer.status(), 200, "the head needs no window");
+            drop(served.await.unwrap());
+            let expected = (IDLE_MAX + GOAWAY_TIME).as_secs();
+            assert_eq!(begin.elapsed().as_secs(), expected, "told to go, then cut off; window {window}");
+        }
     }
 
     #[tokio::test(start_paused = true)]
     async fn an_answer_that_is_not_taken_ends_the_connection_whatever_else_its_client_waits_for() {
-        let (mut sender, served) = client(0).await;
-        let begin = Instant::now();
-        let waits = sender.send_request(request("/late"));
-        let answer = sender.send_request(request("/small")).await.unwrap();
-        drop(served.await.unwrap());
-        assert_eq!(begin.elapsed().as_secs(), (IDLE_MAX + GOAWAY_TIME).as_secs());
-        assert!(waits.await.is_err());
-        drop(answer);
+        for window in [0, 1] {
+            let (mut sender, served) = client(window).await;
+            let begin = Instant::now();
+            let waits = sender.send_request(request("/late"));
+            let answer = sender.send_request(request("/small")).await.unwrap();
+            drop(served.await.unwrap());
+            let expected = (IDLE_MAX + GOAWAY_TIME).as_secs();
+            assert_eq!(begin.elapsed().as_secs(), expected, "window {window}");
+            assert!(waits.await.is_err());
+            drop(answer);
+        }
     }
 
     #[tokio::test(start_paused = true)]
@@ -404,6 +460,16 @@ mod tests {
         drop((waits, answer, sender));
         drop(served.await.unwrap());
         assert_eq!(begin.elapsed().as_secs(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_keeps_its_place_until_its_client_has_taken_it() {
+        let (mut sender, _served) = client(1).await;
+        let mut held = Vec::new();
+        for _ in 0..2 {
+            held.push(sender.send_request(request("/small")).await.unwrap());
+        }
+        assert_eq!(sender.send_request(request("/small")).await.unwrap().status(), 503);
     }
 
     #[tokio::test(start_paused = true)]

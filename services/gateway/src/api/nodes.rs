@@ -7,15 +7,13 @@ use jiff::Timestamp;
 use protocol::{Drain, Problem, ProblemCode, http};
 use serde::de::DeserializeOwned;
 
-use crate::admission::{self, Collected, Segment};
+use crate::admission::{self, Segment};
 use crate::gateway::Gateway;
 use crate::nodes;
 use crate::problem::Refusal;
 
 /// How much of a node's history is shown.
 const HISTORY_MAX: u32 = 100;
-/// The most bytes of what a node is told.
-const BODY_BYTES_MAX: usize = 4 << 10;
 /// The most slots.
 const SLOTS_MAX: u16 = 10_000;
 
@@ -100,8 +98,7 @@ pub(crate) async fn set_node(
     body: Body,
 ) -> Result<Json<http::Node>, Refusal> {
     let name: NodeName = admission::name(&name)?;
-    let Collected { bytes, room: _room } =
-        admission::read(&gateway.bodies, &headers, body, BODY_BYTES_MAX, ProblemCode::TooLarge).await?;
+    let bytes = admission::read_small(&headers, body).await?;
     let http::SetNode { slots } = parse(&bytes)?;
     if let Some(slots) = slots.filter(|slots| !(1..=SLOTS_MAX).contains(slots)) {
         let detail = format!("slots is 1 to {SLOTS_MAX}, or null for what is configured; not {slots}");
@@ -134,9 +131,7 @@ pub(crate) async fn drain_node(
     body: Body,
 ) -> Result<Json<http::Node>, Refusal> {
     let name: NodeName = admission::name(&name)?;
-    let Collected { bytes, room: _room } =
-        admission::read_optional(&gateway.bodies, &headers, body, BODY_BYTES_MAX, ProblemCode::TooLarge)
-            .await?;
+    let bytes = admission::read_small(&headers, body).await?;
     let wish: http::DrainNode = if bytes.is_empty() { http::DrainNode::default() } else { parse(&bytes)? };
     let now = Timestamp::now();
     let until = wish.deadline_seconds.map(|seconds| now + std::time::Duration::from_secs(seconds.into()));
