@@ -8,7 +8,7 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-use super::epoch::{CLOSE_LIMIT, Epoch, Role, Settings};
+use super::epoch::{CLOSE_LIMIT, Epoch, Settings};
 use super::listener::Listener;
 use super::subscription::{Stopped, Subscription};
 use super::supervisor::Service;
@@ -87,7 +87,7 @@ pub(super) struct ConsumeService {
 
 #[async_trait]
 impl Service for ConsumeService {
-    const ROLE: Role = Role::Consume;
+    const ROLE: &'static str = "consume";
 
     async fn begin(&mut self, epoch: &Arc<Epoch>) -> Result<(), BrokerError> {
         topology::declare(epoch, &topology::base(&self.settings.names)).await?;

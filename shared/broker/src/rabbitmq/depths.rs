@@ -3,7 +3,7 @@ use std::sync::Arc;
 use lapin::Channel;
 use tokio::sync::Mutex;
 
-use super::epoch::{Epoch, Role, Settings};
+use super::epoch::{Epoch, Settings};
 use super::topology;
 use crate::BrokerError;
 
@@ -29,7 +29,7 @@ impl Depths {
         let (epoch, channel) = match current.take() {
             Some((epoch, channel)) if epoch.is_standing() => (epoch, channel),
             Some(_) | None => {
-                let epoch = Epoch::open(&self.settings, Role::Depth).await?;
+                let epoch = Epoch::open(&self.settings, "depth").await?;
                 let channel = epoch.channel().await?;
                 (epoch, channel)
             }

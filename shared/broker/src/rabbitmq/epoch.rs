@@ -24,6 +24,9 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 pub(super) const CLOSE_LIMIT: Duration = Duration::from_secs(2);
 /// The driver follows the server's 60 s otherwise, and takes twice that to notice a dead one.
 const HEARTBEAT_S: u16 = 10;
+/// The largest frame, as RabbitMQ has it unless it is configured otherwise. The driver has buffers of 64 frames for each connection;
+/// if no size is stated it grows them to what the server offers, and writes to all of it.
+const FRAME_BYTES_MAX: u32 = 128 << 10;
 const REPLY_SUCCESS: u16 = 200;
 
 /// What every connection of this process has in common.
@@ -35,51 +38,13 @@ pub(super) struct Settings {
     pub(super) names: Names,
 }
 
-/// The most bytes of a frame on a connection to which nothing is delivered. The driver has two buffers of 32 frames for each
-/// connection, and touches all of them.
-const FRAME_MAX: u32 = 32 << 10;
-/// What RabbitMQ lets a producer use unless it is configured otherwise.
-const SERVER_FRAME_MAX: u32 = 128 << 10;
-
-/// What a connection is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Role {
-    Consume,
-    Publish,
-    Depth,
-}
-
-impl Role {
-    pub(super) const fn label(self) -> &'static str {
-        match self {
-            Self::Consume => "consume",
-            Self::Publish => "publish",
-            Self::Depth => "depth",
-        }
-    }
-
-    /// A message's headers are one frame, which the server cuts for nobody: a message from a producer with larger frames would end
-    /// each connection it is delivered to.
-    const fn frame_max(self) -> u32 {
-        match self {
-            Self::Consume => SERVER_FRAME_MAX,
-            Self::Publish | Self::Depth => FRAME_MAX,
-        }
-    }
-}
-
 impl Settings {
     /// The URI with our limits where it states none.
     pub(super) fn parse_uri(url: &str) -> Result<AMQPUri, String> {
         let mut uri: AMQPUri = url.parse()?;
         uri.query.heartbeat.get_or_insert(HEARTBEAT_S);
+        uri.query.frame_max.get_or_insert(FRAME_BYTES_MAX);
         Ok(uri)
-    }
-
-    fn uri(&self, role: Role) -> AMQPUri {
-        let mut uri = self.uri.clone();
-        uri.query.frame_max.get_or_insert(role.frame_max());
-        uri
     }
 }
 
@@ -94,16 +59,16 @@ pub(super) struct Epoch {
 
 impl Epoch {
     /// Connects. If the future is dropped, nothing stays open.
-    pub(super) async fn open(settings: &Settings, role: Role) -> Result<Self, BrokerError> {
+    pub(super) async fn open(settings: &Settings, role: &'static str) -> Result<Self, BrokerError> {
         let wire = Wire::new();
-        let name = format!("{}-{}", settings.process, role.label());
+        let name = format!("{}-{role}", settings.process);
         let properties = ConnectionProperties::default().with_connection_name(name.into());
         let runtime = lapin::runtime::default_runtime().map_err(failed("find the runtime"))?;
         let tls = OwnedTLSConfig { identity: None, cert_chain: settings.ca_pem.clone() };
         let held = wire.0.clone();
         // `Connection::connect` honours neither a limit for TCP nor for the handshake.
         let connecting = Connection::connector(
-            settings.uri(role),
+            settings.uri.clone(),
             runtime,
             async move |uri, runtime| {
                 let address = runtime.to_socket_addrs((uri.authority.host.clone(), uri.authority.port));

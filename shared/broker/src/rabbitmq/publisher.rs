@@ -14,7 +14,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::epoch::{Epoch, Role, Settings, ask};
+use super::epoch::{Epoch, Settings, ask};
 use super::replier::{Outgoing, Replier};
 use super::supervisor::Service;
 use super::topology;
@@ -147,7 +147,7 @@ pub(super) struct PublishService {
 
 #[async_trait]
 impl Service for PublishService {
-    const ROLE: Role = Role::Publish;
+    const ROLE: &'static str = "publish";
 
     async fn begin(&mut self, epoch: &Arc<Epoch>) -> Result<(), BrokerError> {
         topology::declare(epoch, &topology::base(&self.settings.names)).await?;

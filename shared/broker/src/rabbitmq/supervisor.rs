@@ -6,14 +6,14 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::backoff::Backoff;
-use super::epoch::{Epoch, Role, Settings};
+use super::epoch::{Epoch, Settings};
 use crate::{BrokerError, metrics};
 
 /// What is done on a connection; built anew on each.
 #[async_trait]
 pub(super) trait Service: Send {
     /// For logs, metrics and the connection's name.
-    const ROLE: Role;
+    const ROLE: &'static str;
 
     /// Builds everything. May be dropped half-way; [`Service::end`] follows in any case.
     async fn begin(&mut self, epoch: &Arc<Epoch>) -> Result<(), BrokerError>;
@@ -50,7 +50,7 @@ pub(super) async fn supervise<S: Service>(
         let began = Instant::now();
         if let Err(error) = live(&settings, &mut service, &mut first, (&closed, &back)).await {
             let pause = backoff.after(began.elapsed());
-            report(S::ROLE.label(), &error, pause);
+            report(S::ROLE, &error, pause);
             tell(&mut first, Err(error));
             tokio::select! {
                 () = closed.cancelled() => {}
@@ -78,8 +78,8 @@ async fn live<S: Service>(
     };
     let outcome = match begun {
         Ok(()) => {
-            tracing::info!(connection = S::ROLE.label(), "connected to RabbitMQ");
-            metrics::connected(S::ROLE.label());
+            tracing::info!(connection = S::ROLE, "connected to RabbitMQ");
+            metrics::connected(S::ROLE);
             back.notify_waiters();
             tell(first, Ok(()));
             service.serve(&epoch, closed).await
