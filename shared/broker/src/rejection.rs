@@ -3,8 +3,6 @@ use protocol::{HeaderValue, RawMessage, header};
 
 /// The most bytes of the sender's headers that are kept: they have to fit into one frame of whoever publishes them.
 const HEADER_BYTES_MAX: usize = 16 << 10;
-/// What a header takes beside its name and its text: the length of the name, the type, the length of the text (AMQP 0-9-1, 4.2.5.5).
-const FRAMING_BYTES: usize = 6;
 /// The most bytes of a reason: it may quote what was wrong.
 const REASON_BYTES_MAX: usize = 1_000;
 
@@ -18,7 +16,7 @@ pub(crate) fn with_reason(
 ) -> RawMessage {
     let (count, mut room) = (message.headers.len(), HEADER_BYTES_MAX);
     message.headers.retain(|name, value| {
-        let bytes = name.len() + value.bytes() + FRAMING_BYTES;
+        let bytes = encoded_bytes(name, value);
         let fits = bytes <= room;
         if fits {
             room -= bytes;
@@ -37,6 +35,18 @@ pub(crate) fn with_reason(
         message.headers.insert(name.to_owned(), HeaderValue::Text(text.to_owned()));
     }
     message
+}
+
+/// What a header takes in a message: the length of its name, the name, the type and the value (AMQP 0-9-1, 4.2.5.5).
+const fn encoded_bytes(name: &str, value: &HeaderValue) -> usize {
+    1 + name.len()
+        + 1
+        + match value {
+            HeaderValue::Text(text) => size_of::<u32>() + text.len(),
+            HeaderValue::Integer(_) => size_of::<i64>(),
+            HeaderValue::Bool(_) => size_of::<u8>(),
+            HeaderValue::Other => 0,
+        }
 }
 
 #[cfg(test)]

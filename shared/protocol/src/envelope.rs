@@ -56,17 +56,6 @@ pub enum HeaderValue {
     Other,
 }
 
-impl HeaderValue {
-    /// About how many bytes it takes in a message.
-    #[must_use]
-    pub fn bytes(&self) -> usize {
-        match self {
-            Self::Text(text) => text.len(),
-            Self::Integer(_) | Self::Bool(_) | Self::Other => size_of::<i64>(),
-        }
-    }
-}
-
 /// A message as a broker carries it, without the broker's types. As JSON it is all but its body.
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct RawMessage {

@@ -5,6 +5,7 @@ use std::time::Duration;
 use broker::rabbitmq::{RabbitMq, RabbitMqConfig};
 use broker::{Broker, BrokerError, Control, DeliverySource, Settled};
 use domain::ExecuteId;
+use lapin::message::Delivery;
 use lapin::options::{BasicGetOptions, BasicPublishOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldArray, FieldTable, ShortString};
 use lapin::{BasicProperties, Channel, Connection, ConnectionProperties};
@@ -27,18 +28,20 @@ async fn publish_as_stranger(channel: &Channel, exchange: String, key: &str, pro
     channel.basic_publish(exchange.into(), key, options, b"{}", properties).await.unwrap().await.unwrap();
 }
 
+/// The first message of the rejected queue.
+async fn take_rejected(channel: &Channel, prefix: &str) -> Delivery {
+    let options = BasicGetOptions { no_ack: true };
+    let taken = channel.basic_get(format!("{prefix}.rejected").into(), options).await.unwrap();
+    taken.expect("confirmed is there").delivery
+}
+
 #[tokio::test]
 async fn a_rejected_message_lies_in_the_rejected_queue_with_its_reason() {
     let prefix = fresh_name("rejected");
     let broker = process(&prefix).await;
     broker.reject(&queue("work"), message("bad"), "parse", "the body is no JSON").await.unwrap();
     let (_connection, channel) = stranger().await;
-    let rejected = channel
-        .basic_get(format!("{prefix}.rejected").into(), BasicGetOptions { no_ack: true })
-        .await
-        .unwrap()
-        .expect("confirmed is there")
-        .delivery;
+    let rejected = take_rejected(&channel, &prefix).await;
     assert_eq!(rejected.data, b"{}");
     let headers = rejected.properties.headers().clone().unwrap();
     let text = |name: &str| headers.inner().get(name).unwrap().as_long_string().unwrap().to_string();
@@ -70,12 +73,7 @@ async fn a_message_with_headers_that_fill_a_frame_is_delivered_and_rejected_like
     broker.reject(&large.queue, large.message.clone(), "model", &reason).await.unwrap();
     assert_eq!(large.ack().await, Settled::Sent);
     assert_eq!(id(&next(&mut deliveries).await), "next");
-    let rejected = channel
-        .basic_get(format!("{prefix}.rejected").into(), BasicGetOptions { no_ack: true })
-        .await
-        .unwrap()
-        .expect("confirmed is there")
-        .delivery;
+    let rejected = take_rejected(&channel, &prefix).await;
     let headers = rejected.properties.headers().clone().unwrap();
     assert_eq!(headers.inner().get("small"), Some(&AMQPValue::Boolean(true)));
     assert!(headers.inner().get("large").is_none());
