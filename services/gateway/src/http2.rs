@@ -1,20 +1,18 @@
 //! HTTP/2 (RFC 9113): many requests on one connection, whose limits are its own.
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
+mod answer;
+
 use std::convert::Infallible;
 use std::net::IpAddr;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll};
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::body::{Body, Bytes, HttpBody};
+use axum::body::Body;
 use axum::http::{Request, Response};
 use axum::response::IntoResponse;
-use bytes::Buf;
-use hyper::body::{Frame, Incoming, SizeHint};
+use hyper::body::Incoming;
 use hyper::rt::Executor;
 use hyper::server::conn::http2;
 use hyper::service::Service;
@@ -22,13 +20,13 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use protocol::ProblemCode;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::sleep;
 use tokio_util::task::TaskTracker;
 
+use self::answer::{Activity, Answer};
 use crate::access_log::Line;
-use crate::census::{Census, Place};
+use crate::census::Census;
 use crate::problem::Refusal;
-use crate::server::IDLE_MAX;
 
 /// What a client that speaks HTTP/2 sends first (section 3.4).
 pub(crate) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -38,9 +36,6 @@ const STREAMS_MAX: u32 = 128;
 const HEADER_BYTES_MAX: u32 = 16 << 10;
 /// The most bytes of request bodies that a connection may send before they are read, and of one body.
 const WINDOW_BYTES: u32 = 256 << 10;
-/// As much of an answer is written at once. The next piece is taken from the body at once, and handed over when the client's window
-/// has room for one byte of it.
-const PIECE_BYTES: usize = 16 << 10;
 /// With so many bytes of one answer that the client has not taken no further piece is written.
 const SEND_BYTES_MAX: usize = 64 << 10;
 /// The most requests that are reset by the client before they were looked at (CVE-2023-44487), and that may be reset for a fault of
@@ -140,204 +135,20 @@ impl Service<Request<Incoming>> for Streams {
         let line = Line::begin(&request);
         let Requests { service, census, address } = &self.requests;
         let (service, place) = (service.clone(), census.enter(*address));
-        let held =
-            Arc::new(Held { number: self.activity.number(), activity: Arc::clone(&self.activity), place });
         let waiting = self.activity.wait();
         Box::pin(async move {
-            let response = match held.place {
+            let response = match place {
                 Some(_) => service.call(request).await?,
                 None => too_many(),
             };
             line.end(&response);
-            Ok(response.map(|body| Answer { body, rest: Bytes::new(), waiting: Some(waiting), held }))
+            Ok(response.map(|body| Answer::new(body, waiting, place)))
         })
     }
 }
 
 fn too_many() -> Response<Body> {
     Refusal::new(ProblemCode::Overloaded, "there are too many requests at once").into_response()
-}
-
-/// What a connection's client waits for, and what it has not taken.
-struct Activity(Mutex<Open>);
-
-struct Open {
-    /// Requests that are being served, and answers of which the next piece does not exist yet.
-    waiting: usize,
-    /// The answers of which pieces lie here, by their numbers.
-    untaken: HashMap<u64, Untaken>,
-    numbers: u64,
-    /// When something was last asked for, made or taken.
-    since: Instant,
-}
-
-struct Untaken {
-    pieces: usize,
-    /// When there was the first of them, or one was last taken.
-    since: Instant,
-}
-
-impl Activity {
-    fn new() -> Self {
-        let since = Instant::now();
-        Self(Mutex::new(Open { waiting: 0, untaken: HashMap::new(), numbers: 0, since }))
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Open> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn number(&self) -> u64 {
-        let mut open = self.lock();
-        open.numbers += 1;
-        open.numbers
-    }
-
-    fn wait(self: &Arc<Self>) -> Waiting {
-        self.lock().waiting += 1;
-        Waiting(Arc::clone(self))
-    }
-
-    fn offered(&self, number: u64) {
-        let untaken = || Untaken { pieces: 0, since: Instant::now() };
-        self.lock().untaken.entry(number).or_insert_with(untaken).pieces += 1;
-    }
-
-    fn taken(&self, number: u64) {
-        let mut open = self.lock();
-        let now = Instant::now();
-        open.since = now;
-        if let Entry::Occupied(mut answer) = open.untaken.entry(number) {
-            let untaken = answer.get_mut();
-            untaken.pieces -= 1;
-            untaken.since = now;
-            if untaken.pieces == 0 {
-                answer.remove();
-            }
-        }
-    }
-
-    /// Returns when the client has waited for nothing for [`IDLE_MAX`], or taken nothing of one of its answers for so long: an
-    /// answer keeps memory and places that others need, whatever else its client waits for meanwhile.
-    async fn idle(&self) {
-        loop {
-            let now = Instant::now();
-            let since = {
-                let open = self.lock();
-                let quiet = if open.waiting > 0 { now } else { open.since };
-                open.untaken.values().map(|untaken| untaken.since).fold(quiet, Ord::min)
-            };
-            let due = since + IDLE_MAX;
-            if due <= now {
-                return;
-            }
-            sleep_until(due).await;
-        }
-    }
-}
-
-/// One thing that the client waits for.
-struct Waiting(Arc<Activity>);
-
-impl Drop for Waiting {
-    fn drop(&mut self) {
-        let mut open = self.0.lock();
-        open.waiting -= 1;
-        open.since = Instant::now();
-    }
-}
-
-/// What an answer holds until the last of its pieces has gone.
-struct Held {
-    number: u64,
-    activity: Arc<Activity>,
-    place: Option<Place>,
-}
-
-/// The body of an answer in pieces.
-struct Answer {
-    body: Body,
-    /// What of the body's last frame is still to be written.
-    rest: Bytes,
-    /// There while the client waits for the next piece.
-    waiting: Option<Waiting>,
-    held: Arc<Held>,
-}
-
-/// Some bytes of an answer. It is dropped when it has been written, for which its client has to grant a window: h2 keeps what there is
-/// none for, also when all of the answer has been made.
-struct Piece {
-    bytes: Bytes,
-    held: Arc<Held>,
-}
-
-impl Piece {
-    fn new(bytes: Bytes, held: &Arc<Held>) -> Self {
-        held.activity.offered(held.number);
-        Self { bytes, held: Arc::clone(held) }
-    }
-}
-
-impl Drop for Piece {
-    fn drop(&mut self) {
-        self.held.activity.taken(self.held.number);
-    }
-}
-
-impl Buf for Piece {
-    fn remaining(&self) -> usize {
-        self.bytes.remaining()
-    }
-
-    fn chunk(&self) -> &[u8] {
-        self.bytes.chunk()
-    }
-
-    fn advance(&mut self, count: usize) {
-        self.bytes.advance(count);
-    }
-}
-
-impl HttpBody for Answer {
-    type Data = Piece;
-    type Error = axum::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Piece>, axum::Error>>> {
-        if self.rest.is_empty() {
-            match Pin::new(&mut self.body).poll_frame(cx) {
-                Poll::Ready(Some(Ok(frame))) if frame.is_data() => {
-                    self.rest = frame.into_data().unwrap_or_default();
-                }
-                Poll::Ready(other) => {
-                    self.waiting = None;
-                    let held = &self.held;
-                    let with_pieces = |frame: Frame<Bytes>| frame.map_data(|bytes| Piece::new(bytes, held));
-                    return Poll::Ready(other.map(|frame| frame.map(with_pieces)));
-                }
-                Poll::Pending => {
-                    if self.waiting.is_none() {
-                        self.waiting = Some(self.held.activity.wait());
-                    }
-                    return Poll::Pending;
-                }
-            }
-        }
-        self.waiting = None;
-        let length = self.rest.len().min(PIECE_BYTES);
-        let bytes = self.rest.split_to(length);
-        Poll::Ready(Some(Ok(Frame::data(Piece::new(bytes, &self.held)))))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.rest.is_empty() && self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
 }
 
 #[cfg(test)]
@@ -351,10 +162,11 @@ mod tests {
     use hyper::client::conn::http2::{self as client, SendRequest};
     use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
     use tokio::task::JoinHandle;
-    use tokio::time::timeout;
+    use tokio::time::{Instant, timeout};
 
     use super::*;
     use crate::Config;
+    use crate::server::IDLE_MAX;
 
     const LARGE: usize = 1 << 20;
 
