@@ -141,7 +141,7 @@ fn streams(args: &Waiters) -> anyhow::Result<Held> {
     let input = Bytes::from(input(args));
     let callers = usize::try_from(args.callers)?;
     for (address, first) in (0..callers).step_by(EACH_ADDRESS).enumerate() {
-        let gateways = Arc::new(gateways(args)?.from(local(address)?));
+        let gateways = Arc::new(gateways(args)?.bound_to(local(address)?));
         for _ in first..callers.min(first + EACH_ADDRESS) {
             let (gateways, model, input) = (Arc::clone(&gateways), args.model.clone(), input.clone());
             // One that is answered while it should wait is counted, and so is one that breaks off.

@@ -145,7 +145,7 @@ impl Gateways {
     }
 
     /// The same, on connections from that address of this machine.
-    pub fn from(self, address: Ipv4Addr) -> Self {
+    pub fn bound_to(self, address: Ipv4Addr) -> Self {
         Self { from: Some(address), ..self }
     }
 

@@ -19,14 +19,14 @@ use tokio::time::timeout;
 
 use crate::problem::Refusal;
 
-/// The slowest a body may come, in bytes per second, after a grace of ten seconds.
+/// The slowest a body may come, in bytes per second, after the grace.
 const BODY_RATE_MIN: u64 = 64 << 10;
+const BODY_GRACE: Duration = Duration::from_secs(10);
 /// A body of at most so many bytes is copied: as it comes it is a part of the connection's buffer, all of which it would keep, and
 /// the connection would need another.
 const COPIED_MAX: usize = 2 << 10;
 /// The most bytes of what an operator asks for.
 const SMALL_BYTES_MAX: usize = 4 << 10;
-const BODY_GRACE: Duration = Duration::from_secs(10);
 
 /// Reads `text` as a name of some kind.
 pub(crate) fn name<T>(text: &str) -> Result<T, Refusal>
@@ -197,12 +197,9 @@ pub(crate) async fn input(
         let detail = format!("Content-Encoding {encoding:?} is not accepted: send the body as it is");
         return Err(Refusal::new(ProblemCode::MediaType, detail));
     }
-    let Collected { bytes, room } =
-        read_optional(room, headers, body, INPUT_BYTES_MAX, ProblemCode::TooLarge).await?;
-    if bytes.is_empty() {
-        let detail = "the body is empty; send {} if the model takes no input";
-        return Err(Refusal::new(ProblemCode::BodyMissing, detail));
-    }
+    let Collected { bytes, room } = read(room, headers, body, INPUT_BYTES_MAX, ProblemCode::TooLarge)
+        .await?
+        .unless_empty("the body is empty; send {} if the model takes no input")?;
     let payload = Payload::new(&content_type, bytes);
     if payload.is_json() {
         payload.check_json().map_err(|error| Refusal::new(ProblemCode::JsonSyntax, error.to_string()))?;
@@ -223,23 +220,15 @@ pub(crate) struct Collected {
     pub room: OwnedSemaphorePermit,
 }
 
-/// Reads a body of 1 to `most` bytes that comes fast enough.
-pub(crate) async fn read(
-    room: &Arc<Semaphore>,
-    headers: &HeaderMap,
-    body: Body,
-    most: usize,
-    too_large: ProblemCode,
-) -> Result<Collected, Refusal> {
-    let collected = read_optional(room, headers, body, most, too_large).await?;
-    if collected.bytes.is_empty() {
-        return Err(Refusal::new(ProblemCode::BodyMissing, "the body is empty"));
+impl Collected {
+    /// Itself, or the refusal that says so.
+    pub fn unless_empty(self, detail: &str) -> Result<Self, Refusal> {
+        if self.bytes.is_empty() { Err(Refusal::new(ProblemCode::BodyMissing, detail)) } else { Ok(self) }
     }
-    Ok(collected)
 }
 
 /// Reads a body of 0 to `most` bytes that comes fast enough.
-async fn read_optional(
+pub(crate) async fn read(
     room: &Arc<Semaphore>,
     headers: &HeaderMap,
     body: Body,
@@ -391,7 +380,7 @@ mod tests {
             (&[2_000, 48], Ok(2_048)),
             (&[1, 2_048], Err(413)),
             (&[2_049], Err(413)),
-            (&[], Err(400)),
+            (&[], Ok(0)),
         ] {
             let read = read(&room, &headers, pieces(sizes), 2_048, ProblemCode::TooLarge).await;
             let read = read

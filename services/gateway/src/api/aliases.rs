@@ -70,7 +70,9 @@ pub(crate) async fn move_alias(
     let model: ModelName = admission::name(&model)?;
     let alias: AliasName = alias_name(&alias)?;
     let Collected { bytes, room: _room } =
-        admission::read(&gateway.bodies, &headers, body, BODY_BYTES_MAX, ProblemCode::TooLarge).await?;
+        admission::read(&gateway.bodies, &headers, body, BODY_BYTES_MAX, ProblemCode::TooLarge)
+            .await?
+            .unless_empty("the body is empty; send {\"version\": N}")?;
     let Json(wanted): Json<http::MoveAlias> =
         Json::from_bytes(&bytes).map_err(|error| Refusal::new(ProblemCode::JsonSyntax, error.body_text()))?;
     let selector = VersionSelector::Number(wanted.version);

@@ -59,7 +59,9 @@ pub(crate) async fn push_version(
     gateway.health.admit()?;
     let limit = BUNDLE_BYTES_MAX;
     let Collected { bytes, room } =
-        admission::read(&gateway.bodies, &headers, body, limit, ProblemCode::BundleSize).await?;
+        admission::read(&gateway.bodies, &headers, body, limit, ProblemCode::BundleSize)
+            .await?
+            .unless_empty("the body is empty; send the bundle")?;
     let (done, outcome) = oneshot::channel();
     let worker = gateway.clone();
     // A caller that hangs up leaves a whole version or none.
