@@ -27,8 +27,9 @@ const EACH_ADDRESS: usize = 1_900;
 const WAIT_S: u32 = 300;
 /// How long the gateway may take until all wait.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// How long they wait before the gateway's memory is looked at: then it is that of waiting, and not of the rush before.
-const SETTLE: Duration = Duration::from_secs(5);
+/// How long they wait before the gateway's memory is looked at: then it is that of waiting, and not of the rush before, which the
+/// allocator gives back within ten seconds.
+const SETTLE: Duration = Duration::from_secs(15);
 
 /// Lets many callers wait at one gateway and says what memory each costs it
 #[derive(Debug, Clone, Args)]

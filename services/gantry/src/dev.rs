@@ -13,11 +13,13 @@ use crate::client::Terminal;
 use crate::client::screen::span;
 use crate::configuration::Configuration;
 use crate::house;
+use crate::memory;
 use crate::service::refused;
 
 /// `gantry dev`.
 pub fn dev(args: &cli::Dev) -> ExitCode {
     let started = Instant::now();
+    memory::give_back();
     let (dir, configuration) = match prepare(args) {
         Ok(prepared) => prepared,
         Err(error) => return refused(error),

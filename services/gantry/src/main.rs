@@ -6,6 +6,7 @@ mod configuration;
 mod demo;
 mod dev;
 mod house;
+mod memory;
 mod service;
 mod store_status;
 
@@ -15,10 +16,6 @@ use clap::Parser;
 
 use cli::{Cli, Command};
 use client::{Api, ClientError, Exit, Terminal};
-
-/// A fifth of the time of a gateway and of a worker under load went into the system's allocator.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     // First of all, so that what supervises a process tree is small: no threads, no runtime, no configuration.

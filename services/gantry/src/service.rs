@@ -13,6 +13,7 @@ use tracing::info;
 use crate::cli;
 use crate::client::Terminal;
 use crate::configuration::{Configuration, reference};
+use crate::memory;
 
 /// `gantry gateway`.
 pub fn gateway(args: &cli::Service) -> ExitCode {
@@ -45,6 +46,7 @@ where
     S: FnOnce(Configuration, Ports, Shutdown) -> F + Send + 'static,
     F: Future<Output = anyhow::Result<()>> + Send + 'static,
 {
+    memory::give_back();
     let loaded = Configuration::load(args.config.as_deref());
     let checked = loaded.and_then(|loaded| loaded.configuration.check_shared().map(|()| loaded));
     let configuration = match checked {
