@@ -1,11 +1,11 @@
 //! Messages that went astray: no queue took them, or they were given back too often.
 
 use std::collections::{HashMap, HashSet};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bootstrap::{Ports, Shutdown, chain};
 use broker::{Deliveries, Delivery, DeliverySource, PublishError, Settled};
-use domain::{ExecuteId, TenantId};
+use domain::{ExecuteId, TenantId, VersionNumber};
 use protocol::{RawMessage, Reply, ReplyAddress, Request};
 use store::{Conclusion, Recovery, Requeue, StoreError};
 use tracing::{info, warn};
@@ -14,8 +14,11 @@ use crate::{metrics, pause, reply};
 
 /// How many are handled at once.
 const LETTERS_MAX: u16 = 200;
-/// When what no queue took is published again: its queue may be about to come.
+/// When what no queue took is published again: its queue may be about to come, or never come. With many of them it is so many a
+/// second, each after so long in any case.
 const UNROUTABLE_DELAY: Duration = Duration::from_secs(5);
+const UNROUTABLE_RATE: u32 = 100;
+const UNROUTABLE_DELAY_MAX: Duration = Duration::from_secs(300);
 /// The waits while a server is away.
 const WAIT_FIRST: Duration = Duration::from_millis(100);
 const WAIT_MAX: Duration = Duration::from_secs(5);
@@ -24,6 +27,20 @@ const WAIT_MAX: Duration = Duration::from_secs(5);
 pub(crate) struct Letters {
     ports: Ports,
     source: DeliverySource,
+    turn: Turn,
+}
+
+/// When it is the turn of the next that no queue took to be published again.
+struct Turn(Instant);
+
+impl Turn {
+    /// How long `count` more of them have to wait.
+    fn take(&mut self, now: Instant, count: usize) -> Duration {
+        let begin = self.0.max(now + UNROUTABLE_DELAY);
+        let end = begin + Duration::from_secs(1) * u32::try_from(count).unwrap_or(u32::MAX) / UNROUTABLE_RATE;
+        self.0 = end.min(now + UNROUTABLE_DELAY_MAX);
+        begin - now
+    }
 }
 
 /// A delivery and what it says.
@@ -43,7 +60,7 @@ enum Held {
 
 impl Letters {
     pub fn new(ports: Ports, source: DeliverySource) -> Self {
-        Self { ports, source }
+        Self { ports, source, turn: Turn(Instant::now()) }
     }
 
     const fn label(&self) -> &'static str {
@@ -55,7 +72,7 @@ impl Letters {
     }
 
     /// Handles letters until the drain. What is not settled then comes to another monitor, or to the next.
-    pub async fn run(self, shutdown: Shutdown) {
+    pub async fn run(mut self, shutdown: Shutdown) {
         let Some(mut deliveries) = self.consume(&shutdown).await else { return };
         loop {
             let chunk = tokio::select! {
@@ -86,7 +103,7 @@ impl Letters {
     }
 
     /// Handles a chunk; `false` if the drain cut it short.
-    async fn handle(&self, chunk: Vec<Delivery>, shutdown: &Shutdown) -> bool {
+    async fn handle(&mut self, chunk: Vec<Delivery>, shutdown: &Shutdown) -> bool {
         let mut letters = Vec::new();
         for delivery in chunk {
             match Request::parse(delivery.message.clone(), delivery.queue.clone()) {
@@ -117,7 +134,7 @@ impl Letters {
     }
 
     /// Records letters, and takes them off their queue; the one at fault is rejected. `false` if the drain came first.
-    async fn record(&self, batch: Vec<Letter>, shutdown: &Shutdown) -> bool {
+    async fn record(&mut self, batch: Vec<Letter>, shutdown: &Shutdown) -> bool {
         let (mut parts, mut wait) = (vec![batch], WAIT_FIRST);
         while let Some(mut part) = parts.pop() {
             let error = match self.try_record(&mut part).await {
@@ -152,12 +169,19 @@ impl Letters {
         true
     }
 
-    async fn try_record(&self, part: &mut [Letter]) -> Result<(), StoreError> {
+    async fn try_record(&mut self, part: &mut [Letter]) -> Result<(), StoreError> {
         let record = &self.ports.record;
+        let mut known: HashMap<_, Option<VersionNumber>> = HashMap::new();
         for Letter { requeue, .. } in &mut *part {
-            let request = &requeue.request;
-            let version = record.find_version(&requeue.tenant, &request.model, &request.version).await?;
-            requeue.version = version.map(|row| row.version);
+            let Request { model, version, .. } = &requeue.request;
+            let named = (model.clone(), version.clone());
+            requeue.version = match known.get(&named) {
+                Some(version) => *version,
+                None => {
+                    let row = record.find_version(&requeue.tenant, model, version).await?;
+                    *known.entry(named).or_insert(row.map(|row| row.version))
+                }
+            };
         }
         let mut told = HashSet::new();
         if self.source == DeliverySource::Dead {
@@ -171,7 +195,7 @@ impl Letters {
             }
         } else {
             let batch: Vec<_> = part.iter().map(|letter| letter.requeue.clone()).collect();
-            record.requeue(&batch, UNROUTABLE_DELAY).await?;
+            record.requeue(&batch, self.turn.take(Instant::now(), batch.len())).await?;
         }
         self.answer_ended(part, &told).await
     }
@@ -238,4 +262,20 @@ async fn again(wait: &mut Duration, shutdown: &Shutdown) -> bool {
     let time = wait.mul_f64(0.5 + rand::random::<f64>() / 2.0);
     *wait = (*wait * 2).min(WAIT_MAX);
     pause(time, shutdown).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn few_of_what_no_queue_took_come_again_soon_and_many_one_after_the_other() {
+        let now = Instant::now();
+        let mut turn = Turn(now);
+        assert_eq!(turn.take(now, 50), UNROUTABLE_DELAY);
+        assert_eq!(turn.take(now, 200), UNROUTABLE_DELAY + Duration::from_millis(500));
+        assert_eq!(turn.take(now, 100_000), UNROUTABLE_DELAY + Duration::from_millis(2_500));
+        assert_eq!(turn.take(now, 1), UNROUTABLE_DELAY_MAX, "however many there are");
+        assert_eq!(turn.take(now + UNROUTABLE_DELAY_MAX, 1), UNROUTABLE_DELAY);
+    }
 }

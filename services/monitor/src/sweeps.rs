@@ -204,7 +204,7 @@ impl Sweeps {
         }
     }
 
-    /// The queues of known models in which no message waits.
+    /// The queues of known models that are there and in which no message waits.
     async fn empty_queues(&self) -> Result<Vec<QueueName>, StoreError> {
         let mut listed = self.queues.lock().await;
         let queues = match &*listed {
@@ -220,8 +220,9 @@ impl Sweeps {
         drop(listed);
         let depths = queues.iter().map(|queue| self.ports.broker.depth(queue));
         let depths = join_all(depths).await;
-        // A queue whose depth is not known is not taken for empty.
-        let is_empty = |depth: &Result<u64, _>| matches!(depth, Ok(0));
+        // A queue whose depth is not known is not taken for empty. Nor is one that nobody has made: what was published to it is among
+        // the unroutable ones, and is looked for when somebody makes it.
+        let is_empty = |depth: &Result<Option<u64>, _>| matches!(depth, Ok(Some(0)));
         let empty = queues.iter().zip(depths).filter(|(_, depth)| is_empty(depth));
         Ok(empty.map(|(queue, _)| queue.clone()).collect())
     }

@@ -130,8 +130,8 @@ impl Broker for Embedded {
         Ok(receiver)
     }
 
-    async fn depth(&self, queue: &QueueName) -> Result<u64, BrokerError> {
-        Ok(lock(&self.queues).depth(queue) as u64)
+    async fn depth(&self, queue: &QueueName) -> Result<Option<u64>, BrokerError> {
+        Ok(lock(&self.queues).depth(queue).map(|depth| depth as u64))
     }
 
     fn is_ready(&self) -> bool {

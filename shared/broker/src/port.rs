@@ -68,11 +68,12 @@ pub trait Broker: Send + Sync + 'static {
     /// [`BrokerError::Topology`] as for [`Broker::consume`].
     async fn controls(&self) -> Result<mpsc::Receiver<Control>, BrokerError>;
 
-    /// How many messages wait in `queue`, not counting those delivered and not settled.
+    /// How many messages wait in `queue`, not counting those delivered and not settled. `None` if nobody has made it yet: what is
+    /// published to it goes to the unroutable ones.
     ///
     /// # Errors
     /// [`BrokerError`].
-    async fn depth(&self, queue: &QueueName) -> Result<u64, BrokerError>;
+    async fn depth(&self, queue: &QueueName) -> Result<Option<u64>, BrokerError>;
 
     /// May a publication be expected to succeed now?
     fn is_ready(&self) -> bool;

@@ -252,7 +252,7 @@ impl Broker for RabbitMq {
         Ok(controls)
     }
 
-    async fn depth(&self, queue: &QueueName) -> Result<u64, BrokerError> {
+    async fn depth(&self, queue: &QueueName) -> Result<Option<u64>, BrokerError> {
         self.depths.of(&self.names.queue(queue)).await
     }
 

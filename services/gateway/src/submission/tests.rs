@@ -71,7 +71,7 @@ impl Broker for Observed {
         self.broker.controls().await
     }
 
-    async fn depth(&self, queue: &QueueName) -> Result<u64, BrokerError> {
+    async fn depth(&self, queue: &QueueName) -> Result<Option<u64>, BrokerError> {
         self.broker.depth(queue).await
     }
 

@@ -166,12 +166,18 @@ impl Env {
 
     /// Makes the model `echo` known.
     pub async fn push(&self) {
+        self.push_served_by("echo", "default").await;
+    }
+
+    /// A model whose executions go to `queue`.
+    pub async fn push_served_by(&self, model: &str, queue: &str) {
+        let manifest = format!("runtime = \"builtin\"\nbuiltin = \"echo\"\nqueue = \"{queue}\"\n");
         let version = PushVersion {
             tenant: TenantId::default(),
-            model: "echo".parse().unwrap(),
+            model: model.parse().unwrap(),
             digest: Digest::of(b"bundle"),
             bytes: 6,
-            manifest: Manifest::parse("runtime = \"builtin\"\nbuiltin = \"echo\"\n").unwrap(),
+            manifest: Manifest::parse(&manifest).unwrap(),
         };
         self.record.push_version(&version).await.unwrap();
     }

@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use domain::{ErrorClass, State};
+use domain::{ErrorClass, QueueName, State};
 use jiff::Timestamp;
 use monitor::Config;
 use store::{Acceptance, NewExecution, Settlement};
@@ -50,6 +50,25 @@ async fn a_message_lost_from_an_empty_queue_is_published_again() {
     env.start(config());
     // The record grants the message 10 s.
     assert_eq!(delivered(&mut deliveries).await, id);
+    env.end().await;
+}
+
+#[tokio::test]
+async fn what_waits_for_a_queue_that_nobody_has_made_is_not_taken_for_lost() {
+    let mut env = Env::new().await;
+    let mut deliveries = env.consume("default").await;
+    env.push().await;
+    env.push_served_by("patient", "later").await;
+    let later: QueueName = "later".parse().unwrap();
+    let waiting = env.accept(NewExecution { queue: later.clone(), ..new_execution() }).await;
+    env.record.mark_dispatched(&[waiting]).await.unwrap();
+    let lost = env.accepted().await;
+    env.record.mark_dispatched(&[lost]).await.unwrap();
+    env.start(config());
+    assert_eq!(delivered(&mut deliveries).await, lost);
+    // What had been taken by that look would not be taken again.
+    let taken = env.record.take_overtaken(&[later], 10).await.unwrap();
+    assert_eq!(taken.iter().map(|dispatch| dispatch.request.execute_id).collect::<Vec<_>>(), [waiting]);
     env.end().await;
 }
 

@@ -117,8 +117,8 @@ impl Queues {
         self.rejected.iter().cloned().collect()
     }
 
-    pub(super) fn depth(&self, queue: &QueueName) -> usize {
-        self.queues.get(&Place::Named(queue.clone())).map_or(0, |queue| queue.ready.len())
+    pub(super) fn depth(&self, queue: &QueueName) -> Option<usize> {
+        self.queues.get(&Place::Named(queue.clone())).map(|queue| queue.ready.len())
     }
 
     /// Makes the queues of `source` and a consumer of them. Once closed, the stream ends at once.

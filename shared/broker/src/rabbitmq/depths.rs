@@ -22,8 +22,8 @@ impl Depths {
         Self { settings: settings.clone(), current: Mutex::new(None) }
     }
 
-    /// How many messages wait in the queue that RabbitMQ calls `name`: 0 if there is none.
-    pub(super) async fn of(&self, name: &str) -> Result<u64, BrokerError> {
+    /// How many messages wait in the queue that RabbitMQ calls `name`, if there is one.
+    pub(super) async fn of(&self, name: &str) -> Result<Option<u64>, BrokerError> {
         let mut current = self.current.lock().await;
         // Put back only after a clean answer, so that a dropped future leaves nothing half-done.
         let (epoch, channel) = match current.take() {
@@ -37,10 +37,10 @@ impl Depths {
         let found = topology::look_up(&channel, name).await;
         if let Ok(Some(queue)) = &found {
             *current = Some((epoch, channel));
-            return Ok(queue.message_count().into());
+            return Ok(Some(queue.message_count().into()));
         }
         epoch.close().await;
-        found.map(|_| 0)
+        found.map(|_| None)
     }
 
     pub(super) async fn close(&self) {
